@@ -1,0 +1,55 @@
+"""Operations: what operators did, and why. Written by the command line tool; nobody sends commands here."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from events import Event, Instant, Key, ShortText
+
+
+class TenantAdded(Event):
+    """A tenant may send and be served."""
+
+    operation_id: Key[UUID]
+    tenant: ShortText
+    who: ShortText
+    """The operator, or what acted in their name."""
+    why: ShortText
+    at: Instant
+
+
+class TenantSuspended(Event):
+    """What a tenant sends is parked until the tenant is added again."""
+
+    operation_id: Key[UUID]
+    tenant: ShortText
+    who: ShortText
+    why: ShortText
+    at: Instant
+
+
+class ParkedRedriven(Event):
+    """Parked messages were given to their consumer again, in their order."""
+
+    operation_id: Key[UUID]
+    consumer: ShortText
+    """The consumer that had parked them."""
+    messages: list[int]
+    """The numbers of the parked messages, as the list of parked messages shows them."""
+    who: ShortText
+    why: ShortText
+    at: Instant
+
+
+class ParkedDiscarded(Event):
+    """A parked message was given up: its consumer will never see it, not on a rebuild either."""
+
+    operation_id: Key[UUID]
+    consumer: ShortText
+    topic_id: UUID
+    partition: int
+    offset: int
+    """Where it lies in the topic: partition and offset, from 0."""
+    who: ShortText
+    why: ShortText
+    at: Instant

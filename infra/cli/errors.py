@@ -1,0 +1,27 @@
+"""How a command ends when it does not end well: a message with the remedy, and the exit code that scripts rely on."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class Code(IntEnum):
+    """Exit codes of every command."""
+
+    DONE = 0
+    FAILED = 1
+    USAGE = 2
+    REFUSED = 3
+    """A guard said no; nothing was changed."""
+    PARTIAL = 4
+    """Some of it was done; the report says which."""
+    INTERRUPTED = 130
+
+
+class CommandError(Exception):
+    """Ends the command with a message on standard error and an exit code."""
+
+    def __init__(self, message: str, code: Code = Code.FAILED) -> None:
+        """`message` says what is wrong and what to do about it."""
+        super().__init__(message)
+        self.code = code

@@ -1,0 +1,46 @@
+"""`triplane up`: the whole platform in the foreground, from nothing to addresses that answer."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+
+import typer
+
+from infra.cli.progress import Progress
+from infra.embedded.lock import locked
+from infra.embedded.platform import Platform
+from infra.settings import home_path
+
+commands = typer.Typer()
+
+
+@commands.command()
+def up() -> None:
+    """Set up what is missing, start everything, and run until Ctrl-C or `triplane down`."""
+    home = home_path()
+    with locked(home):
+        os.umask(0o077)
+        progress = Progress()
+        asyncio.run(_up(Platform(home, progress), progress))
+
+
+async def _up(platform: Platform, progress: Progress) -> None:
+    told_to_stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, told_to_stop.set)
+    starting = asyncio.create_task(platform.start())
+    stopping = asyncio.create_task(told_to_stop.wait())
+    try:
+        await asyncio.wait([starting, stopping], return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            for name, address in (await starting).items():
+                progress.line(f"  {name:<10} {address}")
+            progress.line("stop it with Ctrl-C, or `triplane down` from elsewhere")
+            await stopping
+        else:
+            starting.cancel()
+            await asyncio.wait([starting])
+    finally:
+        await platform.stop()

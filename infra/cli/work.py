@@ -1,0 +1,52 @@
+"""`triplane work`: runs consumers, sagas, projections and relays; any number of processes share them out."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from typing import Annotated
+
+import typer
+
+from infra.cli.errors import Code, CommandError
+from infra.logs import configure
+from infra.runtime.errors import TriplaneError
+from infra.settings import Settings
+
+commands = typer.Typer()
+
+
+@commands.command()
+def work(
+    names: Annotated[list[str] | None, typer.Argument(help="Consumers, contexts or relays; all of them by default.")] = None,
+) -> None:
+    """Run what the names select (`payments`, `sagas.activation`, `projections`, ...) until it is told to stop."""
+    import uvloop  # noqa: PLC0415 - the drivers take most of a start
+
+    from infra.runtime.process import UnknownName  # noqa: PLC0415
+
+    configure("work")
+    try:
+        uvloop.run(_run(names or []))
+    except UnknownName as unknown:
+        raise CommandError(str(unknown), Code.USAGE) from unknown
+    except TriplaneError as wrong:
+        raise CommandError(str(wrong)) from wrong
+
+
+async def _run(names: list[str]) -> None:
+    import structlog  # noqa: PLC0415
+
+    from infra.runtime.catalog import discover  # noqa: PLC0415
+    from infra.runtime.process import Workers  # noqa: PLC0415
+    from infra.wiring import ports  # noqa: PLC0415
+
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, stop.set)
+
+    async def ready() -> None:
+        structlog.get_logger(__name__).info("working", names=names or ["everything"])
+
+    await Workers(Settings.load(), discover(), ports).run(names, stop, ready)

@@ -1,0 +1,46 @@
+"""Runs the embedded broker and database alone: `python -m infra.embedded HOME SOFTWARE`. For tests and benchmarks."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+from pathlib import Path
+
+from infra.embedded import EmbeddedError
+from infra.embedded.files import write_atomically
+from infra.embedded.lock import HomeTaken, locked
+from infra.embedded.process import reap
+from infra.embedded.secrets import ensure_secrets
+from infra.embedded.servers import start_servers
+from infra.embedded.supervisor import Supervisor
+
+
+async def main(home: Path, software: Path) -> None:
+    """Start both, write the addresses into the home, say `ready`, wait for a signal, stop both."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    secrets = ensure_secrets(home)
+    await reap(home)
+    def report(name: str, news: str) -> None:
+        print(f"{name}: {news}", flush=True)
+
+    supervisor = Supervisor(home, report)
+    try:
+        endpoints = await start_servers(home, software, secrets["postgres_password"], supervisor, report)
+        write_atomically(home / "endpoints.json", json.dumps(endpoints))
+        print("ready", flush=True)
+        await stop.wait()
+    finally:
+        await supervisor.stop()
+
+
+if __name__ == "__main__":
+    place = Path(sys.argv[1]).resolve()
+    try:
+        with locked(place):
+            asyncio.run(main(place, Path(sys.argv[2]).resolve()))
+    except (EmbeddedError, HomeTaken) as error:
+        sys.exit(str(error))

@@ -1,0 +1,100 @@
+"""The whole platform of one home: servers, migrations, and the processes that do the work, started and stopped in order."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+from typing import TYPE_CHECKING
+
+from infra.embedded import EmbeddedError
+from infra.embedded.files import write_atomically
+from infra.embedded.ports import LOOPBACK, Ports
+from infra.embedded.process import Program, python, reap
+from infra.embedded.secrets import ensure_secrets
+from infra.embedded.servers import start_servers
+from infra.embedded.supervisor import Supervisor
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from infra.embedded import Report
+
+SIMULATOR, WORKERS = 1, 2
+"""Stages after the servers' 0: the highest is stopped first."""
+MEGABYTES_NEEDED = 300
+FIRST_HTTP_PORT = 8080
+
+
+class Platform:
+    """What `up` runs."""
+
+    def __init__(self, home: Path, report: Report) -> None:
+        """Whoever makes one holds the home's lock."""
+        self._home = home
+        self._report = report
+        self._supervisor = Supervisor(home, report)
+        self._endpoints = home / "endpoints.json"
+
+    async def start(self) -> dict[str, str]:
+        """From whatever the last run left to a platform that answers, whose addresses it returns; EmbeddedError says what stands in the way."""
+        free = shutil.disk_usage(self._home).free >> 20
+        if free < MEGABYTES_NEEDED:
+            msg = f"{self._home} has {free} MB free and {MEGABYTES_NEEDED} MB are needed: free space, then start again"
+            raise EmbeddedError(msg)
+        self._endpoints.unlink(missing_ok=True)
+        secrets = ensure_secrets(self._home)
+        if left := await reap(self._home):
+            self._report("up", f"stopped {left} processes that an earlier run left behind")
+        ports = Ports(self._home)
+        host, http = os.environ.get("TRIPLANE_HTTP_HOST") or LOOPBACK, ports.claim("http", first=FIRST_HTTP_PORT)
+        simulator = None if os.environ.get("STRIPE_API_KEY") else ports.claim("stripe")
+        endpoints = await start_servers(
+            self._home, self._home / "software", secrets["postgres_password"], self._supervisor, self._report
+        )
+        endpoints["http"] = f"http://{LOOPBACK if host in {'0.0.0.0', '::'} else host}:{http}"  # noqa: S104 - shown, not bound
+        if simulator:
+            endpoints["stripe"] = f"http://{LOOPBACK}:{simulator}"
+        environment = {
+            "TRIPLANE_HOME": str(self._home),
+            "TRIPLANE_KAFKA": endpoints["kafka"],
+            "TRIPLANE_POSTGRES": endpoints["postgres"],
+            "TRIPLANE_HTTP_HOST": host,
+            "TRIPLANE_HTTP_PORT": str(http),
+            "TRIPLANE_STRIPE_API_BASE": endpoints.get("stripe", ""),
+        }
+        self._report("migrate", "schemas, roles, topics, consumers")
+        await self._python("migrate", environment, "infra.cli", "migrate").run()
+        if simulator:
+            program = self._python("stripe", environment, "infra.embedded.stripe", "--port", str(simulator))
+            self._supervisor.start(program, stage=SIMULATOR)
+        for name in ("work", "serve"):
+            self._supervisor.start(self._python(name, environment, "infra.cli", name), stage=WORKERS)
+        self._report("serve", "waiting until it is ready")
+        await self._supervisor.until(lambda: _answers(host, http), "serve", timeout=90)
+        write_atomically(self._endpoints, json.dumps(endpoints, indent=2))
+        self._report("up", "ready")
+        return endpoints
+
+    async def stop(self) -> None:
+        """Stop everything in order; what was done so far is kept."""
+        self._endpoints.unlink(missing_ok=True)
+        await self._supervisor.stop()
+        self._report("up", "stopped")
+
+    def _python(self, name: str, environment: dict[str, str], *command: str) -> Program:
+        return Program(name, python(*command), self._home, env=environment)
+
+
+async def _answers(host: str, port: int) -> bool:
+    """Whether GET /readyz says 200."""
+    try:
+        async with asyncio.timeout(2):
+            reader, writer = await asyncio.open_connection(host, port)
+            writer.write(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            line = await reader.readline()
+            writer.close()
+    except (OSError, TimeoutError):
+        return False
+    return line.split()[1:2] == [b"200"]

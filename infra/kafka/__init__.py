@@ -1,0 +1,1 @@
+"""Apache Kafka: the home of its drivers."""

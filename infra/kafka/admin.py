@@ -1,0 +1,140 @@
+"""What the broker says of topics and offsets. Blocking calls of a well-kept client, run beside the event loop.
+
+aiokafka, which moves the records, speaks no protocol version that carries topic ids; this client does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+from uuid import UUID
+
+from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
+
+from infra.runtime.errors import TriplaneError
+
+DAY_MS: Final = 86_400_000
+RETENTION_MS: Final = {"inbound": 7 * DAY_MS, "commands": 7 * DAY_MS, "events": -1}
+PARTITIONS: Final = 12
+TIMEOUT_S: Final = 10.0
+Place = tuple[str, int]
+_PASSING: Final = frozenset(
+    {
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+        KafkaError.REQUEST_TIMED_OUT,
+        KafkaError._TRANSPORT,  # noqa: SLF001 - the client names its own errors so
+    }
+)
+
+
+class BrokerUnavailable(TriplaneError):
+    """No broker answered in time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """A topic as the broker knows it: its id changes when it is deleted and made again."""
+
+    name: str
+    id: UUID
+    partitions: int
+
+
+class Admin:
+    """Topics and offsets of one cluster."""
+
+    def __init__(self, bootstrap: str) -> None:
+        """Connect on first use to `bootstrap` (`host:port[,host:port]`)."""
+        self._client = AdminClient(
+            {"bootstrap.servers": bootstrap, "socket.timeout.ms": 10_000, "log_level": 0, "client.id": "triplane-admin"}
+        )
+
+    async def ensure_topics(self, names: Iterable[str]) -> None:
+        """Make the topics that are missing; an existing one is never changed (its partition count is frozen)."""
+        await _guarded(self._ensure, sorted(names))
+
+    async def topics(self, names: Collection[str]) -> dict[str, Topic]:
+        """Describe topics; those that do not exist are left out."""
+        return await _guarded(self._topics, sorted(names))
+
+    async def offsets(self, topics: Collection[Topic], *, end: bool) -> dict[Place, int]:
+        """Give the first offset of every partition, or with `end` the one that the next record will get."""
+        return await _guarded(self._offsets, list(topics), end)
+
+    async def offsets_at(self, topics: Collection[Topic], time_ms: int) -> dict[Place, int]:
+        """Give each partition's first offset appended at or after `time_ms`; the end where there is none."""
+        return await _guarded(self._offsets, list(topics), time_ms)
+
+    def _ensure(self, names: list[str]) -> None:
+        known = self._client.list_topics(timeout=TIMEOUT_S).topics
+        brokers = len(self._client.list_topics(timeout=TIMEOUT_S).brokers)
+        missing = [
+            NewTopic(
+                name,
+                num_partitions=PARTITIONS,
+                replication_factor=min(3, brokers),
+                config={
+                    "message.timestamp.type": "LogAppendTime",
+                    "retention.ms": str(RETENTION_MS[name.rpartition(".")[2]]),
+                    "min.insync.replicas": str(2 if brokers >= 3 else 1),  # noqa: PLR2004 - a majority of three
+                },
+            )
+            for name in names
+            if name not in known
+        ]
+        if not missing:
+            return
+        for future in self._client.create_topics(missing, operation_timeout=TIMEOUT_S).values():
+            try:
+                future.result(TIMEOUT_S)
+            except KafkaException as failed:
+                if failed.args[0].name() != "TOPIC_ALREADY_EXISTS":
+                    raise
+
+    def _topics(self, names: list[str]) -> dict[str, Topic]:
+        if not names:
+            return {}
+        found: dict[str, Topic] = {}
+        for name, future in self._client.describe_topics(TopicCollection(names)).items():
+            try:
+                described: Any = future.result(TIMEOUT_S)
+            except KafkaException as failed:
+                if failed.args[0].name() == "UNKNOWN_TOPIC_OR_PART":
+                    continue
+                raise
+            low, high = described.topic_id.get_least_significant_bits(), described.topic_id.get_most_significant_bits()
+            topic_id = UUID(int=((high & (2**64 - 1)) << 64) | (low & (2**64 - 1)))
+            found[name] = Topic(name, topic_id, len(described.partitions))
+        return found
+
+    def _offsets(self, topics: list[Topic], which: bool | int) -> dict[Place, int]:  # noqa: FBT001 - internal
+        def ask(spec: Any, places: list[Place]) -> dict[Place, int]:  # noqa: ANN401 - the client's own types
+            asked = {TopicPartition(topic, partition): spec for topic, partition in places}
+            answers = self._client.list_offsets(asked, request_timeout=TIMEOUT_S) if asked else {}
+            return {(place.topic, place.partition): future.result(TIMEOUT_S).offset for place, future in answers.items()}
+
+        places = [(topic.name, partition) for topic in topics for partition in range(topic.partitions)]
+        if which is True or which is False:
+            return ask(OffsetSpec.latest() if which else OffsetSpec.earliest(), places)
+        found = ask(OffsetSpec.for_timestamp(which), places)
+        beyond = [place for place, offset in found.items() if offset < 0]
+        return found | ask(OffsetSpec.latest(), beyond)
+
+
+async def _guarded(call: Any, *arguments: Any) -> Any:  # noqa: ANN401 - passes any call through
+    """Run a blocking call beside the loop; what passes by itself (a leader just elected) is tried again."""
+    give_up = time.monotonic() + TIMEOUT_S
+    while True:
+        try:
+            return await asyncio.to_thread(call, *arguments)
+        except KafkaException as failed:
+            error = failed.args[0]
+            if time.monotonic() > give_up or error.code() not in _PASSING:
+                raise BrokerUnavailable(f"the broker did not answer: {error.str()}") from failed
+        await asyncio.sleep(0.2)

@@ -1,0 +1,123 @@
+"""Reads records in a consumer group, and keeps the traps of the client in one place.
+
+Never cancelled: a cancelled `getmany` leaves the client believing that a fetch goes on for ever. Never stopped by an
+exception in a rebalance callback: the client swallows those.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+from aiokafka.errors import KafkaError
+
+from infra.runtime.envelope import Record
+
+log = structlog.get_logger(__name__)
+SESSION_MS: Final = 6_000
+REBALANCE_MS: Final = 60_000
+Place = tuple[str, int]
+
+if TYPE_CHECKING:
+    Raw = AIOKafkaConsumer[bytes | None, bytes | None]
+
+
+class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
+    def __init__(self, rebalanced: Callable[[], Awaitable[None]]) -> None:
+        self._rebalanced = rebalanced
+
+    async def on_partitions_revoked(self, revoked: Any) -> None:  # noqa: ANN401, ARG002 - the client's signature
+        await self._rebalanced()
+
+    async def on_partitions_assigned(self, assigned: Any) -> None:  # noqa: ANN401, ARG002 - the client's signature
+        await self._rebalanced()
+
+
+class Reader:
+    """A member of one consumer group."""
+
+    def __init__(
+        self, bootstrap: str, group: str, topics: Collection[str], rebalanced: Callable[[], Awaitable[None]]
+    ) -> None:
+        """Read `topics` in `group`; `rebalanced` is awaited before partitions go and after they have come."""
+        self._topics = sorted(topics)
+        self._listener = _Listener(rebalanced)
+        self._consumer = AIOKafkaConsumer(
+            bootstrap_servers=bootstrap,
+            group_id=group,
+            client_id=group,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            isolation_level="read_committed",
+            session_timeout_ms=SESSION_MS,
+            heartbeat_interval_ms=SESSION_MS // 4,
+            rebalance_timeout_ms=REBALANCE_MS,
+            max_poll_interval_ms=5 * REBALANCE_MS,
+            max_partition_fetch_bytes=4 * 1024 * 1024,
+            metadata_max_age_ms=60_000,
+        )
+
+    async def start(self, stop: asyncio.Event) -> None:
+        """Join the group, waiting for a broker as long as it takes."""
+        while not stop.is_set():
+            try:
+                await self._consumer.start()
+            except (KafkaError, OSError) as away:
+                log.warning("no broker yet", error=str(away))
+                await asyncio.sleep(0.5)
+            else:
+                self._consumer.subscribe(topics=self._topics, listener=self._listener)
+                return
+
+    async def fetch(self, timeout_ms: int, limit: int) -> dict[Place, Sequence[Record]]:
+        """Give what has arrived, waiting up to `timeout_ms` ms for something."""
+        try:
+            found = await self._consumer.getmany(timeout_ms=timeout_ms, max_records=limit)
+        except KafkaError as passing:
+            log.warning("fetch failed", error=str(passing))
+            await asyncio.sleep(0.2)
+            return {}
+        return {
+            (place.topic, place.partition): [
+                Record(raw.topic, raw.partition, raw.offset, raw.timestamp, raw.key, raw.value, raw.headers) for raw in records
+            ]
+            for place, records in found.items()
+        }
+
+    def assignment(self) -> set[Place]:
+        """Give the partitions that the group has assigned to this member."""
+        return {(place.topic, place.partition) for place in self._consumer.assignment()}
+
+    def seek(self, place: Place, offset: int) -> None:
+        """Read on from `offset`; what was fetched before is dropped by the client."""
+        self._consumer.seek(TopicPartition(*place), offset)
+
+    async def bounds(self, places: Collection[Place]) -> tuple[dict[Place, int], dict[Place, int]]:
+        """Give the first and the end offset of partitions."""
+        wanted = [TopicPartition(*place) for place in places]
+        first = await self._consumer.beginning_offsets(wanted)
+        end = await self._consumer.end_offsets(wanted)
+        return (
+            {(place.topic, place.partition): offset for place, offset in first.items()},
+            {(place.topic, place.partition): offset for place, offset in end.items()},
+        )
+
+    async def commit(self, offsets: dict[Place, int]) -> None:
+        """Tell the group where we stand: advisory, for lag tools, so a failure is of no matter."""
+        mine = self.assignment()
+        explicit = {TopicPartition(*place): offset for place, offset in offsets.items() if place in mine}
+        if explicit:
+            try:
+                await asyncio.wait_for(self._consumer.commit(explicit), 5)
+            except (KafkaError, TimeoutError, ValueError) as failed:
+                log.debug("advisory commit failed", error=str(failed))
+
+    async def stop(self) -> None:
+        """Leave the group."""
+        try:
+            await asyncio.wait_for(self._consumer.stop(), 5)
+        except (KafkaError, TimeoutError, asyncio.CancelledError) as failed:
+            log.debug("consumer did not stop in time", error=str(failed))

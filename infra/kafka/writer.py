@@ -1,0 +1,116 @@
+"""Writes records in order, idempotently, acknowledged by all in-sync replicas; thrown away after any unknown error.
+
+After one refused send the client's sequence numbers are out of step and every later send fails; and a send that timed
+out may still be written. So an error means: outcome unknown, new producer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import structlog
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError, RecordTooLargeError
+
+log = structlog.get_logger(__name__)
+MAX_REQUEST: Final = 1_040_000
+
+if TYPE_CHECKING:
+    Raw = AIOKafkaProducer
+
+
+@dataclass(frozen=True, slots=True)
+class Sendable:
+    """One record to be written."""
+
+    topic: str
+    key: bytes
+    value: bytes
+    headers: list[tuple[str, bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """Where a record stands now."""
+
+    partition: int
+    offset: int
+
+
+class Writer:
+    """A producer that replaces itself."""
+
+    def __init__(self, bootstrap: str, name: str) -> None:
+        """Write to the cluster at `bootstrap`; `name` shows in the broker's logs."""
+        self._bootstrap = bootstrap
+        self._name = name
+        self._producer: Raw | None = None
+
+    async def send(self, records: Sequence[Sendable], within_s: float) -> list[Written | None]:
+        """Write records in order; `None` where it is not known to be written, or refused, within `within_s` seconds."""
+        try:
+            producer = await self._started(within_s)
+        except (KafkaError, OSError, TimeoutError) as away:
+            log.warning("no broker to write to", writer=self._name, error=str(away))
+            return [None] * len(records)
+        futures: list[asyncio.Future[object]] = []
+        broken = False
+        try:
+            async with asyncio.timeout(within_s):
+                for record in records:
+                    futures.append(
+                        await producer.send(record.topic, record.value, record.key, headers=record.headers)
+                    )
+                await asyncio.wait(futures)
+        except (KafkaError, OSError, TimeoutError) as failed:
+            broken = True
+            log.warning("send failed", writer=self._name, error=repr(failed))
+        written = [_outcome(future) for future in futures]
+        written += [None] * (len(records) - len(written))
+        if broken or None in written:
+            await self.discard()
+        return written
+
+    async def _started(self, within_s: float) -> Raw:
+        if self._producer is None:
+            producer = AIOKafkaProducer(
+                bootstrap_servers=self._bootstrap,
+                client_id=self._name,
+                acks="all",
+                enable_idempotence=True,
+                max_request_size=MAX_REQUEST,
+                max_batch_size=128 * 1024,
+                request_timeout_ms=10_000,
+                retry_backoff_ms=50,
+            )
+            try:
+                await asyncio.wait_for(producer.start(), within_s)
+            except BaseException:
+                with contextlib.suppress(KafkaError, TimeoutError):
+                    await asyncio.wait_for(producer.stop(), 1)
+                raise
+            self._producer = producer
+        return self._producer
+
+    async def discard(self) -> None:
+        """Throw the producer away; what it may still write is a duplicate at worst."""
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            with contextlib.suppress(KafkaError, TimeoutError, OSError):
+                await asyncio.wait_for(producer.stop(), 1)
+
+
+def _outcome(future: asyncio.Future[object]) -> Written | None:
+    if not future.done() or future.cancelled():
+        return None
+    error = future.exception()
+    if error is not None:
+        level = log.error if isinstance(error, MessageSizeTooLargeError | RecordTooLargeError) else log.warning
+        level("record not written", error=repr(error))
+        return None
+    metadata = future.result()
+    return Written(metadata.partition, metadata.offset)  # type: ignore[attr-defined]

@@ -1,0 +1,1 @@
+"""PostgreSQL: the home of its driver."""

@@ -1,0 +1,95 @@
+"""One schema under its own role: a pool whose every connection sees that schema and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+
+from infra.settings import Settings
+
+if TYPE_CHECKING:
+    from asyncpg.pool import PoolConnectionProxy
+
+    Connection = PoolConnectionProxy[asyncpg.Record]
+    """A connection inside a transaction."""
+    Pool = asyncpg.Pool[asyncpg.Record]
+else:
+    Connection = Pool = Any
+
+Row = asyncpg.Record
+
+TRANSIENT: tuple[type[BaseException], ...] = (
+    OSError,
+    TimeoutError,
+    asyncpg.InterfaceError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.TransactionRollbackError,
+    asyncpg.ObjectNotInPrerequisiteStateError,
+    asyncpg.InternalClientError,
+)
+"""What passes by itself: the same work is tried again from what is committed."""
+
+DATA: tuple[type[BaseException], ...] = (
+    asyncpg.DataError,
+    asyncpg.IntegrityConstraintViolationError,
+    asyncpg.ProgramLimitExceededError,
+    ValueError,
+    OverflowError,
+)
+"""What a message itself has caused: trying again changes nothing."""
+
+
+class Database:
+    """A pool of connections to one schema under its own role."""
+
+    def __init__(self, pool: Pool, schema: str) -> None:
+        """Use `open_database`."""
+        self._pool = pool
+        self.schema = schema
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Connection]:
+        """Give a connection in a READ COMMITTED transaction that commits when the block ends well."""
+        async with self._pool.acquire() as connection, connection.transaction():
+            yield connection
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """Give a connection outside any transaction."""
+        async with self._pool.acquire() as connection:
+            yield connection
+
+    async def fetch(self, query: str, *arguments: object) -> list[Row]:
+        """Run one statement and give its rows."""
+        return await self._pool.fetch(query, *arguments)
+
+    async def execute(self, query: str, *arguments: object) -> str:
+        """Run one statement and give its status."""
+        return await self._pool.execute(query, *arguments)
+
+    async def close(self) -> None:
+        """Close every connection, waiting up to 5 s for those in use."""
+        import asyncio
+
+        try:
+            await asyncio.wait_for(self._pool.close(), 5)
+        except TimeoutError:
+            self._pool.terminate()
+
+
+async def open_database(settings: Settings, schema: str, *, size: int = 4) -> Database:
+    """Open a pool of at most `size` connections to `schema`, under the schema's own role."""
+    pool = await asyncpg.create_pool(
+        settings.database(f"triplane_{schema}"),
+        min_size=1,
+        max_size=size,
+        command_timeout=60,
+        max_inactive_connection_lifetime=300,
+        server_settings={"search_path": schema, "application_name": f"triplane:{schema}", "timezone": "UTC"},
+    )
+    return Database(pool, schema)

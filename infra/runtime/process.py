@@ -1,0 +1,227 @@
+"""What one worker process runs: any number of consumers, relays and lanes, side by side on one event loop.
+
+Every second each shows a heartbeat on the database's clock; a loop that has made no turn for too long ends the process,
+so that another takes over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import os
+import socket
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Final, Protocol
+from uuid import uuid4
+
+import structlog
+from pydantic_core import to_json
+
+from infra.kafka.admin import Admin
+from infra.migrations.schemas import chains
+from infra.postgres.database import TRANSIENT, Database, open_database
+from infra.runtime.batch import Batcher, Folding
+from infra.runtime.catalog import (
+    Catalog,
+    DeciderWiring,
+    EffectWiring,
+    ProjectionWiring,
+    SagaWiring,
+    Wiring,
+)
+from infra.runtime.codec import Codec
+from infra.runtime.consumer import Consumer, Vitals, vitals_row
+from infra.runtime.deadlines import Deadlines
+from infra.runtime.deciding import Deciding
+from infra.runtime.effects import Intake, Lanes
+from infra.runtime.errors import TriplaneError
+from infra.runtime.projecting import Projecting
+from infra.runtime.read_models import read_model
+from infra.runtime.registration import register
+from infra.runtime.relay import Relay
+from infra.runtime.stepping import Stepping
+from infra.runtime.tenancy import Tenancy
+from infra.runtime.vault import Vault
+from infra.runtime.wakeup import Wakeups
+from infra.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+BEAT_S: Final = 1.0
+STALLED_S: Final = 60.0
+RESTART_CODE: Final = 75
+"""Exit code that asks the supervisor for an immediate restart."""
+
+
+class Runs(Protocol):
+    """Something that works until it is told to stop, and shows how it fares."""
+
+    name: str
+    vitals: Vitals
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until `stop` is set."""
+        ...
+
+
+class UnknownName(TriplaneError):
+    """There is nothing of that name to run."""
+
+
+def select(catalog: Catalog, names: Iterable[str]) -> tuple[list[Wiring], list[str]]:
+    """Choose consumers and relays (by schema) by name or prefix; no name at all chooses everything."""
+    consumers = catalog.consumers
+    relays = [schema for schema, labels in chains(catalog).items() if "outbox" in labels]
+    wanted = list(names)
+    if not wanted:
+        return list(consumers.values()), relays
+    chosen: dict[str, Wiring] = {}
+    publishing: set[str] = set()
+    for name in wanted:
+        found = {it: wiring for it, wiring in consumers.items() if it == name or it.startswith(f"{name}.")}
+        schemas = {name.removeprefix("relay.")} & set(relays)
+        if not found and not schemas:
+            known = ", ".join((*sorted(consumers), *(f"relay.{schema}" for schema in relays)))
+            raise UnknownName(f"{name!r} is no consumer; known: {known}")
+        chosen |= found
+        publishing |= schemas | {wiring.schema for wiring in found.values() if wiring.schema in relays}
+    return list(chosen.values()), sorted(publishing)
+
+
+class Workers:
+    """The consumers and relays of this process."""
+
+    def __init__(self, settings: Settings, catalog: Catalog, ports: Callable[[Settings], Mapping[type, object]]) -> None:
+        """Prepare; `ports` makes the implementations of what `async def` handlers ask for, when any of them runs."""
+        self._settings = settings
+        self._catalog = catalog
+        self._ports = ports
+        self._databases: dict[str, Database] = {}
+        self._wakeups = Wakeups()
+        self._process = uuid4()
+
+    async def run(self, names: Iterable[str], stop: asyncio.Event, ready: Callable[[], Awaitable[None]]) -> None:
+        """Run what `names` select until `stop` is set; call `ready` once everything has been started."""
+        wirings, relays = select(self._catalog, names)
+        schemas = {*(wiring.schema for wiring in wirings), *relays, "vault", "tenancy"}
+        opened = await asyncio.gather(*(open_database(self._settings, schema, size=6) for schema in schemas))
+        self._databases = {database.schema: database for database in opened}
+        try:
+            running = await self._assemble(wirings, relays)
+            await ready()
+            await self._supervise(running, stop)
+        finally:
+            await asyncio.gather(*(database.close() for database in self._databases.values()), return_exceptions=True)
+
+    async def _assemble(self, wirings: list[Wiring], relays: list[str]) -> dict[str, list[Runs]]:
+        vault = Vault(self._databases["vault"], self._settings.master_key)
+        codec = Codec(self._catalog, vault)
+        tenancy = Tenancy(self._databases["tenancy"], development=self._settings.development)
+        admin = Admin(self._settings.kafka)
+        topics = await admin.topics(sorted({topic for wiring in wirings for topic in wiring.topics}))
+        ports = self._ports(self._settings) if any(isinstance(wiring, EffectWiring) for wiring in wirings) else {}
+        running: dict[str, list[Runs]] = {}
+        for wiring in wirings:
+            database = self._databases[wiring.schema]
+            generation, folding = await self._folding(wiring, codec, database)
+            await register(database, admin, wiring, generation, topics)
+            batcher = Batcher(wiring, generation, database, codec, tenancy, folding)
+            consumer = Consumer(batcher, self._settings.kafka, topics, self._wakeups)
+            parts: list[Runs] = [consumer]
+            if isinstance(wiring, EffectWiring):
+                parts.append(Lanes(wiring, database, codec, ports, self._wakeups))
+            if isinstance(wiring, SagaWiring):
+                parts.append(Deadlines(wiring, batcher, admin, topics, self._wakeups))
+            running.setdefault(wiring.schema, []).extend(parts)
+        for schema in relays:
+            running.setdefault(schema, []).append(Relay(self._databases[schema], self._settings.kafka, self._wakeups))
+        return running
+
+    async def _folding(self, wiring: Wiring, codec: Codec, database: Database) -> tuple[int, Callable[[], Folding]]:
+        match wiring:
+            case DeciderWiring():
+                return 1, lambda: Deciding(wiring, codec)
+            case EffectWiring():
+                return 1, lambda: Intake(wiring)
+            case SagaWiring():
+                return 1, lambda: Stepping(wiring, codec)
+            case ProjectionWiring():
+                rows = await database.fetch(
+                    "SELECT generation FROM generations WHERE projection = $1 AND standing = 'active'", wiring.projection.name
+                )
+                if not rows:
+                    raise TriplaneError(f"{wiring.name}: has no tables yet; run: triplane migrate")
+                generation: int = rows[0]["generation"]
+                models = {row: read_model(row, view, generation) for row, view in wiring.rows.items()}
+                return generation, lambda: Projecting(wiring, models, codec)
+
+    async def _supervise(self, running: dict[str, list[Runs]], stop: asyncio.Event) -> None:
+        gc.collect()
+        gc.freeze()
+        parts = [part for group in running.values() for part in group]
+        _watch(parts)
+        tasks = [asyncio.create_task(part.run(stop), name=part.name) for part in parts]
+        beats = [asyncio.create_task(self._beat(schema, group, stop)) for schema, group in running.items()]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+            for task in done:
+                task.result()
+            # A consumer may end early by itself (a lost position); the others go on until they are told.
+            await stop.wait()
+        finally:
+            stop.set()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            for beat in beats:
+                beat.cancel()
+            await asyncio.gather(*beats, return_exceptions=True)
+            await self._silence(running)
+
+    async def _beat(self, schema: str, group: list[Runs], stop: asyncio.Event) -> None:
+        database = self._databases[schema]
+        if not any(row for row in await database.fetch("SELECT to_regclass('heartbeats') AS found") if row["found"]):
+            return
+        while not stop.is_set():
+            now = time.time()
+            with contextlib.suppress(*TRANSIENT):
+                await database.execute(
+                    """INSERT INTO heartbeats (process, consumer, host, pid, beat_at, turned_at, partitions, counters)
+                       SELECT $1, name, $2, $3, now(), now() - make_interval(secs => idle), partitions, counters::jsonb
+                       FROM unnest($4::text[], $5::float8[], $6::int[], $7::text[]) AS v (name, idle, partitions, counters)
+                       ON CONFLICT (process, consumer) DO UPDATE SET beat_at = excluded.beat_at,
+                         turned_at = excluded.turned_at, partitions = excluded.partitions, counters = excluded.counters""",
+                    self._process,
+                    socket.gethostname(),
+                    os.getpid(),
+                    [part.name for part in group],
+                    [now - part.vitals.turned_at for part in group],
+                    [part.vitals.partitions for part in group],
+                    [to_json(vitals_row(part.vitals)).decode() for part in group],
+                )
+                await database.execute("DELETE FROM heartbeats WHERE beat_at < now() - interval '10 minutes'")
+            await asyncio.sleep(BEAT_S)
+
+    async def _silence(self, running: dict[str, list[Runs]]) -> None:
+        for schema in running:
+            with contextlib.suppress(*TRANSIENT, Exception):
+                await self._databases[schema].execute("DELETE FROM heartbeats WHERE process = $1", self._process)
+
+
+def _watch(parts: list[Runs]) -> None:
+    """End the process when a loop hangs: its partitions and leases are then taken over."""
+
+    def watch() -> None:
+        while True:
+            time.sleep(5)
+            stalled = [
+                part.name
+                for part in parts
+                if part.vitals.stopped_because is None and time.time() - part.vitals.turned_at > STALLED_S
+            ]
+            if stalled:
+                log.critical("no turn for too long; ending the process", stalled=stalled, seconds=STALLED_S)
+                os._exit(RESTART_CODE)
+
+    threading.Thread(target=watch, name="watchdog", daemon=True).start()

@@ -1,0 +1,39 @@
+"""A debounced wake-up makes relays fast; their poll makes them sure. Never inside a business transaction."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Final
+
+from infra.postgres.database import TRANSIENT, Database
+
+DEBOUNCE_S: Final = 0.002
+
+
+class Wakeups:
+    """Tells the relays of a schema, in this process and others, that its outbox has grown."""
+
+    def __init__(self) -> None:
+        """Begin with nobody to wake."""
+        self._local: dict[str, list[asyncio.Event]] = {}
+        self._pending: dict[str, asyncio.Task[None]] = {}
+
+    def listen(self, schema: str) -> asyncio.Event:
+        """Give an event that is set when the outbox of `schema` may have grown."""
+        event = asyncio.Event()
+        self._local.setdefault(schema, []).append(event)
+        return event
+
+    def poke(self, database: Database) -> None:
+        """Wake the relays of a schema, soon; call it after the commit."""
+        for event in self._local.get(database.schema, ()):
+            event.set()
+        if database.schema not in self._pending:
+            self._pending[database.schema] = asyncio.create_task(self._notify(database))
+
+    async def _notify(self, database: Database) -> None:
+        await asyncio.sleep(DEBOUNCE_S)
+        del self._pending[database.schema]
+        with contextlib.suppress(*TRANSIENT):
+            await database.execute("SELECT pg_notify($1, '')", f"outbox_{database.schema}")

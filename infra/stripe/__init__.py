@@ -1,0 +1,1 @@
+"""Stripe: the only home of its SDK."""

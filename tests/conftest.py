@@ -1,0 +1,32 @@
+"""Real parts for every test: one broker and one database a session, embedded unless `triplane test` brought them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from infra.embedded.process import ROOT, python
+from infra.settings import Settings, home_path
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(scope="session")
+def platform() -> Iterator[Settings]:
+    """Settings with a running Kafka and PostgreSQL."""
+    if "TRIPLANE_KAFKA" in os.environ and "TRIPLANE_POSTGRES" in os.environ:
+        yield Settings.load()
+        return
+    home, software = home_path() / "test", home_path() / "software"
+    command = python("infra.embedded", str(home), str(software))
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as servers:
+        assert servers.stdout
+        news = list(iter(servers.stdout.readline, "ready\n") if servers.poll() is None else ())
+        try:
+            yield Settings.load(home)
+        finally:
+            servers.terminate()
