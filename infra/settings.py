@@ -48,6 +48,10 @@ class Settings:
     """None means Stripe itself."""
     stripe_api_key: str
     stripe_webhook_secret: str
+    jwt_issuer: str = "triplane"
+    """Who may issue access tokens (`iss`)."""
+    jwt_audience: str = "triplane-api"
+    """Whom an access token must be meant for (`aud`)."""
 
     @classmethod
     def load(cls, home: Path | None = None) -> Settings:
@@ -68,7 +72,8 @@ class Settings:
             master_key=_master_key(env.get("TRIPLANE_MASTER_KEY") or secrets.get("master_key")),
             stripe_api_base=None if live else env.get("TRIPLANE_STRIPE_API_BASE") or endpoints.get("stripe"),
             stripe_api_key=live or secrets.get("stripe_api_key", ""),
-            stripe_webhook_secret=env.get("STRIPE_WEBHOOK_SECRET") or secrets.get("stripe_webhook_secret", ""),
+            stripe_webhook_secret=env.get("STRIPE_WEBHOOK_SECRET")
+            or secrets.get("stripe_webhook_secret", ""),
         )
 
     def password(self, role: str) -> str:
@@ -117,7 +122,9 @@ def _master_key(text: str | None) -> bytes:
     except binascii.Error:
         key = b""
     if len(key) != MASTER_KEY_BYTES:
-        msg = f"the master key (TRIPLANE_MASTER_KEY or secrets.json) must be base64 of {MASTER_KEY_BYTES} bytes"
+        msg = (
+            f"the master key (TRIPLANE_MASTER_KEY or secrets.json) must be base64 of {MASTER_KEY_BYTES} bytes"
+        )
         raise SettingsError(msg)
     return key
 

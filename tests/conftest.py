@@ -25,8 +25,8 @@ def platform() -> Iterator[Settings]:
     command = python("infra.embedded", str(home), str(software))
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as servers:
         assert servers.stdout
-        news = list(iter(servers.stdout.readline, "ready\n") if servers.poll() is None else ())
         try:
+            assert "ready\n" in servers.stdout, "the embedded servers did not start; see their output"
             yield Settings.load(home)
         finally:
             servers.terminate()

@@ -22,7 +22,7 @@ FULL = {errno.ENOSPC, errno.EDQUOT}
 HELPERS = {"__main__", "app", "errors", "progress"}
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None) -> int:  # noqa: PLR0911 - one for every way to end
     """Run `triplane` with these arguments (default: the process's) and return its exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -32,7 +32,9 @@ def main(arguments: list[str] | None = None) -> int:
     except SettingsError as error:
         return _fail(str(error), Code.USAGE)
     except HomeTaken as error:
-        return _fail(f"{error}: it is up already; stop it with `triplane down`, or choose another --home", Code.REFUSED)
+        return _fail(
+            f"{error}: it is up already; stop it with `triplane down`, or choose another --home", Code.REFUSED
+        )
     except EmbeddedError as error:
         return _fail(str(error), Code.FAILED)
     except KeyboardInterrupt:
@@ -43,7 +45,10 @@ def main(arguments: list[str] | None = None) -> int:
         return Code.DONE
     except OSError as error:
         if error.errno in FULL:
-            return _fail(f"the disk is full ({error.filename or home_path()}): free space, then start again", Code.FAILED)
+            return _fail(
+                f"the disk is full ({error.filename or home_path()}): free space, then start again",
+                Code.FAILED,
+            )
         return _fail(f"{error.filename or 'this machine'}: {error.strerror or error}", Code.FAILED)
     except Exception as error:  # noqa: BLE001 - the last line of defence
         return _fail(f"unexpected {type(error).__name__}: {error}{_trace()}", Code.FAILED)
@@ -51,7 +56,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def modules() -> list[str]:
     """The command modules: everything in infra.cli but the helpers. A module is named after its command or group."""
-    return sorted(module.name for module in pkgutil.iter_modules(infra.cli.__path__) if module.name not in HELPERS)
+    return sorted(
+        module.name for module in pkgutil.iter_modules(infra.cli.__path__) if module.name not in HELPERS
+    )
 
 
 def application(wanted: str | None = None) -> typer.Typer:
@@ -91,7 +98,9 @@ def _with_home(arguments: list[str]) -> list[str]:
         if argument == "--":
             return [*rest, argument, *arguments]
         if argument == "--home" or argument.startswith("--home="):
-            value = argument.removeprefix("--home").removeprefix("=") or (arguments.pop(0) if arguments else "")
+            value = argument.removeprefix("--home").removeprefix("=") or (
+                arguments.pop(0) if arguments else ""
+            )
             if not value:
                 msg = "--home needs a directory"
                 raise CommandError(msg, Code.USAGE)

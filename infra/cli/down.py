@@ -31,7 +31,11 @@ def down() -> None:
             return
         with locked(home):
             left = asyncio.run(reap(home))
-        typer.echo(f"stopped {left} processes that an earlier run left behind" if left else f"nothing is running in {home}")
+        typer.echo(
+            f"stopped {left} processes that an earlier run left behind"
+            if left
+            else f"nothing is running in {home}"
+        )
         return
     os.kill(pid, signal.SIGTERM)
     deadline = time.monotonic() + PATIENCE

@@ -14,7 +14,9 @@ class Progress:
     def __init__(self) -> None:
         """The clock starts now."""
         self._began = time.monotonic()
-        self._live = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+        self._live = (
+            sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+        )
         self._open = False
         self._last: dict[str, float] = {}
 

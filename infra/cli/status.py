@@ -37,9 +37,17 @@ def processes(home: Path) -> dict[str, Any]:
     for row in rows:
         if not psutil.pid_exists(row["pid"]):
             row["state"] = "down"
-    endpoints = {name: _without_password(address) for name, address in read_strings(home / "endpoints.json").items()}
+    endpoints = {
+        name: _without_password(address) for name, address in read_strings(home / "endpoints.json").items()
+    }
     state = "stopped" if pid is None else "running" if endpoints else "starting"
-    return {"home": str(home), "state": state, "pid": pid, "processes": rows, "endpoints": endpoints if pid is not None else {}}
+    return {
+        "home": str(home),
+        "state": state,
+        "pid": pid,
+        "processes": rows,
+        "endpoints": endpoints if pid is not None else {},
+    }
 
 
 def _without_password(address: str) -> str:
@@ -52,7 +60,8 @@ def _without_password(address: str) -> str:
 def _text(report: dict[str, Any]) -> str:
     lines = [f"{report['state']}  {report['home']}"]
     lines += [
-        f"  {row['name']:<10} {row['state']:<11} pid {row['pid']:<8} {row['restarts']} restarts" for row in report["processes"]
+        f"  {row['name']:<10} {row['state']:<11} pid {row['pid']:<8} {row['restarts']} restarts"
+        for row in report["processes"]
     ]
     lines += [f"  {name:<10} {address}" for name, address in report["endpoints"].items()]
     return "\n".join(lines)

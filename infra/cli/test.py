@@ -18,22 +18,31 @@ from infra.embedded.process import ROOT, python
 from infra.settings import home_path, read_strings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
 PACKAGES = ["events", "handlers", "projections", "sagas", "infra", "tests"]
 
 commands = typer.Typer()
 
 
-@commands.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []})
-def test(arguments: Annotated[list[str] | None, typer.Argument(help="For pytest alone; without any, everything runs.")] = None) -> None:
+@commands.command(
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
+)
+def test(
+    arguments: Annotated[
+        list[str] | None, typer.Argument(help="For pytest alone; without any, everything runs.")
+    ] = None,
+) -> None:
     """Run linters, type checkers and tests; with arguments, pytest with these."""
     home = home_path() / "test"
     with _servers(home, home_path() / "software") as environment:
         failed = [] if arguments else _checks(home, environment)
         caches = ["-o", f"cache_dir={home / 'pytest'}"]
         tests = subprocess.run(
-            [sys.executable, "-m", "pytest", *caches, *(arguments or [])], cwd=ROOT, env=environment, check=False
+            [sys.executable, "-m", "pytest", *caches, *(arguments or [])],
+            cwd=ROOT,
+            env=environment,
+            check=False,
         )
     if failed:
         msg = f"failed: {', '.join(failed)} (their output is above the tests')"
@@ -46,16 +55,25 @@ def _checks(home: Path, environment: dict[str, str]) -> list[str]:
     """Run every check, two at a time; the names of those that failed, after their output."""
     checks = {
         "mypy": ["-m", "mypy", "--cache-dir", str(home / "mypy"), *PACKAGES],
-        "pyright": ["-m", "pyright"],
+        "pyright": ["-m", "pyright", "--pythonpath", sys.executable],
         "ruff": ["-m", "ruff", "check", "--cache-dir", str(home / "ruff")],
         "ruff format": ["-m", "ruff", "format", "--check", "--cache-dir", str(home / "ruff")],
-        "import contracts": [str(Path(sys.executable).with_name("lint-imports")), "--cache-dir", str(home / "imports")],
+        "import contracts": [
+            str(Path(sys.executable).with_name("lint-imports")),
+            "--cache-dir",
+            str(home / "imports"),
+        ],
     }
 
     def run(name: str) -> str | None:
         began = time.monotonic()
         done = subprocess.run(
-            [sys.executable, *checks[name]], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+            [sys.executable, *checks[name]],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         typer.echo(f"{name}: {'failed' if done.returncode else 'passed'} in {time.monotonic() - began:.0f} s")
         if done.returncode:
@@ -67,7 +85,7 @@ def _checks(home: Path, environment: dict[str, str]) -> list[str]:
 
 
 @contextmanager
-def _servers(home: Path, software: Path) -> Iterator[dict[str, str]]:
+def _servers(home: Path, software: Path) -> Generator[dict[str, str]]:
     """The environment in which tests find their servers."""
     command = python("infra.embedded", str(home), str(software))
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as servers:

@@ -18,7 +18,9 @@ commands = typer.Typer()
 
 @commands.command()
 def work(
-    names: Annotated[list[str] | None, typer.Argument(help="Consumers, contexts or relays; all of them by default.")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Consumers, contexts or relays; all of them by default.")
+    ] = None,
 ) -> None:
     """Run what the names select (`payments`, `sagas.activation`, `projections`, ...) until it is told to stop."""
     import uvloop  # noqa: PLC0415 - the drivers take most of a start
@@ -46,7 +48,7 @@ async def _run(names: list[str]) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, stop.set)
 
-    async def ready() -> None:
+    def ready() -> None:
         structlog.get_logger(__name__).info("working", names=names or ["everything"])
 
     await Workers(Settings.load(), discover(), ports).run(names, stop, ready)

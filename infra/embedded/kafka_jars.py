@@ -71,13 +71,16 @@ def _digest(path: Path) -> str:
 
 
 async def _download(home: Path, software: Path, total: int, progress: Callable[[str], None]) -> None:
-    software.mkdir(parents=True, exist_ok=True)
     argv = python("infra.embedded.kafka_jars", str(software))
     resolving = asyncio.create_task(Program("kafka-download", argv, home).run())
     while not (await asyncio.wait([resolving], timeout=1))[0]:
-        parts = [path.stat().st_size for path in (software / "maven" / "repository").rglob("*.jar")]
-        progress(f"{len(parts)}/{total} jars, {sum(parts) / 1e6:.0f} MB")
+        sizes = _sizes(software / "maven" / "repository")
+        progress(f"{len(sizes)}/{total} jars, {sum(sizes) / 1e6:.0f} MB")
     await resolving
+
+
+def _sizes(repository: Path) -> list[int]:
+    return [path.stat().st_size for path in repository.rglob("*.jar")]
 
 
 def _resolve(software: Path) -> None:

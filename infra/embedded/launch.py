@@ -61,16 +61,15 @@ def _hold(libc: ctypes.CDLL, mask: int) -> bool:
 
 
 def main() -> None:
-    """Keep files private, give up root, tie this process to its parent, become the program."""
+    """Give up root, tie this process to its parent, become the program."""
     parent, signal, user, *command = sys.argv[1:]
-    os.umask(0o077)
     if user:
         become(user, command[0])
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal), 0, 0, 0)
         if os.getppid() != int(parent):
             sys.exit("the starting process is gone")
-    os.execv(command[0], command)
+    os.execv(command[0], command)  # noqa: S606 - becoming that program is the purpose
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
     from pathlib import Path
 
 GLANCE = 0.5
@@ -26,7 +26,7 @@ class HomeTaken(Exception):  # noqa: N818 - named for the fact
 
 
 @contextmanager
-def locked(home: Path) -> Iterator[None]:
+def locked(home: Path) -> Generator[None]:
     """Hold the lock of `home`; HomeTaken where another process does."""
     # others may pass through, into what belongs to the user that the database runs as; they cannot look around
     home.mkdir(mode=0o711, parents=True, exist_ok=True)

@@ -48,7 +48,10 @@ class Platform:
         if left := await reap(self._home):
             self._report("up", f"stopped {left} processes that an earlier run left behind")
         ports = Ports(self._home)
-        host, http = os.environ.get("TRIPLANE_HTTP_HOST") or LOOPBACK, ports.claim("http", first=FIRST_HTTP_PORT)
+        host, http = (
+            os.environ.get("TRIPLANE_HTTP_HOST") or LOOPBACK,
+            ports.claim("http", first=FIRST_HTTP_PORT),
+        )
         simulator = None if os.environ.get("STRIPE_API_KEY") else ports.claim("stripe")
         endpoints = await start_servers(
             self._home, self._home / "software", secrets["postgres_password"], self._supervisor, self._report
@@ -72,7 +75,7 @@ class Platform:
         for name in ("work", "serve"):
             self._supervisor.start(self._python(name, environment, "infra.cli", name), stage=WORKERS)
         self._report("serve", "waiting until it is ready")
-        await self._supervisor.until(lambda: _answers(host, http), "serve", timeout=90)
+        await self._supervisor.until(lambda: _answers(host, http), "serve", within=90)
         write_atomically(self._endpoints, json.dumps(endpoints, indent=2))
         self._report("up", "ready")
         return endpoints

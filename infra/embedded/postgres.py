@@ -111,8 +111,12 @@ class Postgres:
         options = ["--username", ADMINISTRATOR, "--auth=trust", "--encoding=UTF8", "--no-instructions"]
         options += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"]
         await self._program("initdb", "initdb", "-D", str(aside), *options, cwd=aside).run()
-        alone = self._program("postgres-create", "postgres", "--single", "-D", str(aside), "postgres", cwd=aside)
-        output = await alone.run(f"ALTER ROLE {ADMINISTRATOR} PASSWORD '{self._password}'\nCREATE DATABASE {DATABASE}\n")
+        alone = self._program(
+            "postgres-create", "postgres", "--single", "-D", str(aside), "postgres", cwd=aside
+        )
+        output = await alone.run(
+            f"ALTER ROLE {ADMINISTRATOR} PASSWORD '{self._password}'\nCREATE DATABASE {DATABASE}\n"
+        )
         if "ERROR" in output or "FATAL" in output:
             msg = f"the database could not be created: {tail(output)}"
             raise EmbeddedError(msg)
@@ -133,4 +137,3 @@ class Postgres:
             mine = False
         if not mine:
             (self._data / "postmaster.pid").unlink(missing_ok=True)
-

@@ -79,6 +79,7 @@ class Program:
             stderr=asyncio.subprocess.STDOUT,
             cwd=self.cwd,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(path), **self.env, MARK: str(self.home)},
+            umask=0o077,
             # a process group of its own: Ctrl-C reaches only the supervisor, which stops the others in order
             start_new_session=True,
         )
@@ -116,7 +117,9 @@ async def reap(home: Path, patience: float = 20) -> int:
         _send(process, signal.SIGINT if process.name() == "postgres" else signal.SIGTERM)
     waited = 0.0
     alive = left
-    while alive := [process for process in alive if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]:
+    while alive := [
+        process for process in alive if process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    ]:
         if waited >= patience:
             for process in alive:
                 _send(process, signal.SIGKILL)

@@ -29,8 +29,12 @@ async def start_servers(
     broker, database = Kafka(home, software), Postgres(home, password)
     try:
         async with asyncio.TaskGroup() as group:
-            group.create_task(_reach("TRIPLANE_KAFKA", f"kafka://{kafka}") if kafka else _start(broker, supervisor, report))
-            group.create_task(_reach("TRIPLANE_POSTGRES", postgres) if postgres else _start(database, supervisor, report))
+            group.create_task(
+                _reach("TRIPLANE_KAFKA", f"kafka://{kafka}") if kafka else _start(broker, supervisor, report)
+            )
+            group.create_task(
+                _reach("TRIPLANE_POSTGRES", postgres) if postgres else _start(database, supervisor, report)
+            )
     except BaseExceptionGroup as group:
         raise group.exceptions[0] from None
     return {"kafka": kafka or broker.address, "postgres": postgres or database.address}
@@ -40,12 +44,12 @@ async def _start(server: Kafka | Postgres, supervisor: Supervisor, report: Repor
     await server.prepare(lambda news: report(server.name, news))
     report(server.name, "starting")
     supervisor.start(server.program(), stage=SERVERS)
-    await supervisor.until(server.ready, server.name, timeout=120)
+    await supervisor.until(server.ready, server.name, within=120)
     report(server.name, f"ready on port {server.port}")
 
 
 async def _reach(setting: str, address: str) -> None:
-    parts = urlsplit(address.split(",")[0])
+    parts = urlsplit(address.partition(",")[0])
     try:
         async with asyncio.timeout(5):
             _, writer = await asyncio.open_connection(parts.hostname, parts.port or 5432)

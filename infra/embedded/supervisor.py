@@ -64,12 +64,12 @@ class Supervisor:
             self._housekeeping = asyncio.create_task(self._bound_logs())
         child.keeper = asyncio.create_task(self._keep(child))
 
-    async def until(self, ready: Callable[[], Awaitable[bool]], name: str, timeout: float) -> None:
+    async def until(self, ready: Callable[[], Awaitable[bool]], name: str, within: float) -> None:
         """Wait until `ready` says so.
 
-        EmbeddedError after `timeout` seconds, or as soon as any of the processes crashes.
+        EmbeddedError after `within` seconds, or as soon as any of the processes crashes.
         """
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + within
         while not await ready():
             for child in self._children:
                 if child.restarts:
@@ -77,7 +77,7 @@ class Supervisor:
                     raise EmbeddedError(msg)
             if time.monotonic() > deadline:
                 child = next(child for child in self._children if child.program.name == name)
-                msg = f"{name} is not ready after {timeout:.0f} s{self._last_words(child)}"
+                msg = f"{name} is not ready after {within:.0f} s{self._last_words(child)}"
                 raise EmbeddedError(msg)
             await asyncio.sleep(0.05)
 
@@ -108,7 +108,10 @@ class Supervisor:
             self._note()
             if time.monotonic() - began > STEADY:
                 pause = FIRST_PAUSE
-            self._report(child.program.name, f"ended with {_meaning(code)}, started again in {pause:g} s; see {child.program.log}")
+            self._report(
+                child.program.name,
+                f"ended with {_meaning(code)}, started again in {pause:g} s; see {child.program.log}",
+            )
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
 
@@ -140,7 +143,12 @@ class Supervisor:
         """What `status` shows."""
         if not self._stopping:
             rows = [
-                {"name": child.program.name, "state": child.state, "pid": child.process.pid, "restarts": child.restarts}
+                {
+                    "name": child.program.name,
+                    "state": child.state,
+                    "pid": child.process.pid,
+                    "restarts": child.restarts,
+                }
                 for child in self._children
                 if child.process
             ]

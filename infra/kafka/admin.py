@@ -13,7 +13,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
+from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec  # type: ignore[attr-defined]
 
 from infra.runtime.errors import TriplaneError
 
@@ -49,31 +49,35 @@ class Topic:
 class Admin:
     """Topics and offsets of one cluster."""
 
-    def __init__(self, bootstrap: str) -> None:
-        """Connect on first use to `bootstrap` (`host:port[,host:port]`)."""
+    def __init__(self, bootstrap: str, timeout_s: float = TIMEOUT_S) -> None:
+        """Connect on first use to `bootstrap` (`host:port[,host:port]`); give up on an answer after `timeout_s`."""
+        self._timeout_s = timeout_s
         self._client = AdminClient(
             {"bootstrap.servers": bootstrap, "socket.timeout.ms": 10_000, "log_level": 0, "client.id": "triplane-admin"}
         )
 
     async def ensure_topics(self, names: Iterable[str]) -> None:
         """Make the topics that are missing; an existing one is never changed (its partition count is frozen)."""
-        await _guarded(self._ensure, sorted(names))
+        await self._guarded(self._ensure, sorted(names))
 
     async def topics(self, names: Collection[str]) -> dict[str, Topic]:
         """Describe topics; those that do not exist are left out."""
-        return await _guarded(self._topics, sorted(names))
+        found: dict[str, Topic] = await self._guarded(self._topics, sorted(names))
+        return found
 
     async def offsets(self, topics: Collection[Topic], *, end: bool) -> dict[Place, int]:
         """Give the first offset of every partition, or with `end` the one that the next record will get."""
-        return await _guarded(self._offsets, list(topics), end)
+        found: dict[Place, int] = await self._guarded(self._offsets, list(topics), end)
+        return found
 
     async def offsets_at(self, topics: Collection[Topic], time_ms: int) -> dict[Place, int]:
         """Give each partition's first offset appended at or after `time_ms`; the end where there is none."""
-        return await _guarded(self._offsets, list(topics), time_ms)
+        found: dict[Place, int] = await self._guarded(self._offsets, list(topics), time_ms)
+        return found
 
     def _ensure(self, names: list[str]) -> None:
-        known = self._client.list_topics(timeout=TIMEOUT_S).topics
-        brokers = len(self._client.list_topics(timeout=TIMEOUT_S).brokers)
+        known = self._client.list_topics(timeout=self._timeout_s).topics
+        brokers = len(self._client.list_topics(timeout=self._timeout_s).brokers)
         missing = [
             NewTopic(
                 name,
@@ -90,9 +94,9 @@ class Admin:
         ]
         if not missing:
             return
-        for future in self._client.create_topics(missing, operation_timeout=TIMEOUT_S).values():
+        for future in self._client.create_topics(missing, operation_timeout=self._timeout_s).values():
             try:
-                future.result(TIMEOUT_S)
+                future.result(self._timeout_s)
             except KafkaException as failed:
                 if failed.args[0].name() != "TOPIC_ALREADY_EXISTS":
                     raise
@@ -103,7 +107,7 @@ class Admin:
         found: dict[str, Topic] = {}
         for name, future in self._client.describe_topics(TopicCollection(names)).items():
             try:
-                described: Any = future.result(TIMEOUT_S)
+                described: Any = future.result(self._timeout_s)
             except KafkaException as failed:
                 if failed.args[0].name() == "UNKNOWN_TOPIC_OR_PART":
                     continue
@@ -116,25 +120,27 @@ class Admin:
     def _offsets(self, topics: list[Topic], which: bool | int) -> dict[Place, int]:  # noqa: FBT001 - internal
         def ask(spec: Any, places: list[Place]) -> dict[Place, int]:  # noqa: ANN401 - the client's own types
             asked = {TopicPartition(topic, partition): spec for topic, partition in places}
-            answers = self._client.list_offsets(asked, request_timeout=TIMEOUT_S) if asked else {}
-            return {(place.topic, place.partition): future.result(TIMEOUT_S).offset for place, future in answers.items()}
+            answers = self._client.list_offsets(asked, request_timeout=self._timeout_s) if asked else {}
+            return {(place.topic, place.partition): future.result(self._timeout_s).offset for place, future in answers.items()}
 
         places = [(topic.name, partition) for topic in topics for partition in range(topic.partitions)]
+        spec: Any = OffsetSpec
         if which is True or which is False:
-            return ask(OffsetSpec.latest() if which else OffsetSpec.earliest(), places)
-        found = ask(OffsetSpec.for_timestamp(which), places)
+            return ask(spec.latest() if which else spec.earliest(), places)
+        found = ask(spec.for_timestamp(which), places)
         beyond = [place for place, offset in found.items() if offset < 0]
-        return found | ask(OffsetSpec.latest(), beyond)
+        return found | ask(spec.latest(), beyond)
 
-
-async def _guarded(call: Any, *arguments: Any) -> Any:  # noqa: ANN401 - passes any call through
-    """Run a blocking call beside the loop; what passes by itself (a leader just elected) is tried again."""
-    give_up = time.monotonic() + TIMEOUT_S
-    while True:
-        try:
-            return await asyncio.to_thread(call, *arguments)
-        except KafkaException as failed:
-            error = failed.args[0]
-            if time.monotonic() > give_up or error.code() not in _PASSING:
-                raise BrokerUnavailable(f"the broker did not answer: {error.str()}") from failed
-        await asyncio.sleep(0.2)
+    async def _guarded(self, call: Any, *arguments: Any) -> Any:  # noqa: ANN401 - passes any call through
+        """Run a blocking call beside the loop; what passes by itself (a leader just elected) is tried again."""
+        give_up = time.monotonic() + self._timeout_s
+        while True:
+            try:
+                return await asyncio.to_thread(call, *arguments)
+            except KafkaException as failed:
+                error = failed.args[0]
+                if time.monotonic() > give_up or error.code() not in _PASSING:
+                    raise BrokerUnavailable(f"the broker did not answer: {error.str()}") from failed
+            except TimeoutError as late:
+                raise BrokerUnavailable(f"the broker did not answer within {self._timeout_s:g} s") from late
+            await asyncio.sleep(0.2)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
@@ -20,9 +20,6 @@ log = structlog.get_logger(__name__)
 SESSION_MS: Final = 6_000
 REBALANCE_MS: Final = 60_000
 Place = tuple[str, int]
-
-if TYPE_CHECKING:
-    Raw = AIOKafkaConsumer[bytes | None, bytes | None]
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]

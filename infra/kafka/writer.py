@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Any, Final
 
 import structlog
 from aiokafka import AIOKafkaProducer
@@ -18,10 +18,8 @@ from aiokafka.errors import KafkaError, MessageSizeTooLargeError, RecordTooLarge
 
 log = structlog.get_logger(__name__)
 MAX_REQUEST: Final = 1_040_000
-
-if TYPE_CHECKING:
-    Raw = AIOKafkaProducer
-
+CONNECT_S: Final = 10.0
+CLOSE_S: Final = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Sendable:
@@ -48,16 +46,18 @@ class Writer:
         """Write to the cluster at `bootstrap`; `name` shows in the broker's logs."""
         self._bootstrap = bootstrap
         self._name = name
-        self._producer: Raw | None = None
+        self._producer: Any = None
+        self._stopping: set[asyncio.Task[None]] = set()
 
     async def send(self, records: Sequence[Sendable], within_s: float) -> list[Written | None]:
-        """Write records in order; `None` where it is not known to be written, or refused, within `within_s` seconds."""
-        try:
-            producer = await self._started(within_s)
-        except (KafkaError, OSError, TimeoutError) as away:
-            log.warning("no broker to write to", writer=self._name, error=str(away))
+        """Write records in order; `None` where it is not known to be written, or refused, within `within_s` seconds.
+
+        `connect` comes first.
+        """
+        producer = self._producer
+        if producer is None:
             return [None] * len(records)
-        futures: list[asyncio.Future[object]] = []
+        futures: list[asyncio.Future[Any]] = []
         broken = False
         try:
             async with asyncio.timeout(within_s):
@@ -75,9 +75,10 @@ class Writer:
             await self.discard()
         return written
 
-    async def _started(self, within_s: float) -> Raw:
+    async def connect(self) -> bool:
+        """Have a producer that knows the cluster; give whether there is one."""
         if self._producer is None:
-            producer = AIOKafkaProducer(
+            producer: Any = AIOKafkaProducer(
                 bootstrap_servers=self._bootstrap,
                 client_id=self._name,
                 acks="all",
@@ -88,23 +89,39 @@ class Writer:
                 retry_backoff_ms=50,
             )
             try:
-                await asyncio.wait_for(producer.start(), within_s)
-            except BaseException:
-                with contextlib.suppress(KafkaError, TimeoutError):
-                    await asyncio.wait_for(producer.stop(), 1)
-                raise
+                await asyncio.wait_for(producer.start(), CONNECT_S)
+            except (KafkaError, OSError, TimeoutError) as away:
+                log.warning("no broker to write to", writer=self._name, error=repr(away))
+                self._stop(producer)
+                return False
             self._producer = producer
-        return self._producer
+        return True
 
     async def discard(self) -> None:
         """Throw the producer away; what it may still write is a duplicate at worst."""
         producer, self._producer = self._producer, None
         if producer is not None:
-            with contextlib.suppress(KafkaError, TimeoutError, OSError):
-                await asyncio.wait_for(producer.stop(), 1)
+            self._stop(producer)
+
+    async def close(self) -> None:
+        """Let what is in flight be acknowledged, for a few seconds."""
+        await self.discard()
+        if self._stopping:
+            await asyncio.wait(self._stopping, timeout=CLOSE_S)
+
+    def _stop(self, producer: Any) -> None:
+        """Stop a producer without waiting for it: a broker that is away would keep us."""
+        task = asyncio.create_task(_stopped(producer))
+        self._stopping.add(task)
+        task.add_done_callback(self._stopping.discard)
 
 
-def _outcome(future: asyncio.Future[object]) -> Written | None:
+async def _stopped(producer: Any) -> None:
+    with contextlib.suppress(KafkaError, TimeoutError, OSError):
+        await asyncio.wait_for(producer.stop(), 30)
+
+
+def _outcome(future: asyncio.Future[Any]) -> Written | None:
     if not future.done() or future.cancelled():
         return None
     error = future.exception()
@@ -113,4 +130,4 @@ def _outcome(future: asyncio.Future[object]) -> Written | None:
         level("record not written", error=repr(error))
         return None
     metadata = future.result()
-    return Written(metadata.partition, metadata.offset)  # type: ignore[attr-defined]
+    return Written(metadata.partition, metadata.offset)

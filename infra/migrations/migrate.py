@@ -6,9 +6,11 @@ import asyncpg
 import structlog
 
 from infra.kafka.admin import Admin
+from infra.migrations.monitoring import ensure_monitoring
 from infra.migrations.read_models import ensure_read_models
 from infra.migrations.schemas import ensure_schemas
 from infra.postgres.database import open_database
+from infra.runtime.engine import active_generation
 from infra.runtime.catalog import Catalog, ProjectionWiring, Wiring
 from infra.runtime.registration import register
 from infra.settings import Settings
@@ -22,6 +24,7 @@ async def migrate(settings: Settings, catalog: Catalog) -> None:
         log.info("schema brought up to date", schema=schema)
     for name in await ensure_read_models(settings, catalog):
         log.info("read model has a new generation", projection=name)
+    await ensure_monitoring(settings, catalog)
     if settings.development:
         await _demo_tenants(settings)
     admin = Admin(settings.kafka)
@@ -34,25 +37,10 @@ async def migrate(settings: Settings, catalog: Catalog) -> None:
         database = await open_database(settings, schema, size=1)
         try:
             for wiring in wirings:
-                generation = await active_generation(settings, wiring)
+                generation = await active_generation(database, wiring) if isinstance(wiring, ProjectionWiring) else 1
                 await register(database, admin, wiring, generation, topics)
         finally:
             await database.close()
-
-
-async def active_generation(settings: Settings, wiring: Wiring) -> int:
-    """Give the generation that serves: always 1, but for projections, whose rows may have changed shape."""
-    if not isinstance(wiring, ProjectionWiring):
-        return 1
-    connection = await asyncpg.connect(settings.database("triplane_projections"))
-    try:
-        found: int = await connection.fetchval(
-            "SELECT generation FROM projections.generations WHERE projection = $1 AND standing = 'active'",
-            wiring.projection.name,
-        )
-        return found
-    finally:
-        await connection.close()
 
 
 async def _demo_tenants(settings: Settings) -> None:

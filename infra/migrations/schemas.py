@@ -17,16 +17,17 @@ from infra.runtime.catalog import Catalog
 from infra.settings import Settings
 
 PLATFORM: Final = {
-    "sagas": ("engine", "outbox", "sagas"),
-    "projections": ("engine", "projections"),
+    "sagas": ("heartbeats", "engine", "outbox", "sagas"),
+    "projections": ("heartbeats", "engine", "projections"),
     "read": (),
-    "intake": ("outbox", "intake"),
+    "intake": ("heartbeats", "outbox", "intake"),
     "vault": ("vault",),
     "tenancy": ("tenancy",),
-    "operations": ("outbox", "operations"),
+    "operations": ("heartbeats", "outbox", "operations"),
     "stripe_simulator": (),
+    "monitor": (),
 }
-SERVICE: Final = ("engine", "outbox", "service")
+SERVICE: Final = ("heartbeats", "engine", "outbox", "service")
 ANALYSTS: Final = "triplane_analysts"
 
 
@@ -75,7 +76,7 @@ async def _behind(admin: asyncpg.Connection[asyncpg.Record], wanted: dict[str, t
     for schema, labels in wanted.items():
         if not labels:
             continue
-        heads = {script.revision for label in labels for script in scripts.get_revisions(f"{label}@head") if script}
+        heads = {script.revision for label in labels for script in scripts.get_revisions(f"{label}@head")}
         exists = await admin.fetchval("SELECT to_regclass($1)", f"{schema}.alembic_version")
         current = (
             {row["version_num"] for row in await admin.fetch(f"SELECT version_num FROM {schema}.alembic_version")}  # noqa: S608

@@ -82,11 +82,14 @@ class Database:
             self._pool.terminate()
 
 
-async def open_database(settings: Settings, schema: str, *, size: int = 4) -> Database:
-    """Open a pool of at most `size` connections to `schema`, under the schema's own role."""
+async def open_database(settings: Settings, schema: str, *, size: int = 4, at_once: int = 1) -> Database:
+    """Open a pool of at most `size` connections to `schema`, under the schema's own role.
+
+    With `at_once=0` the first use connects, so that a process can start while the database is away.
+    """
     pool = await asyncpg.create_pool(
         settings.database(f"triplane_{schema}"),
-        min_size=1,
+        min_size=at_once,
         max_size=size,
         command_timeout=60,
         max_inactive_connection_lifetime=300,

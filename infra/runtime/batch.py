@@ -65,6 +65,8 @@ class Counts:
     duplicates: int = 0
     parked: int = 0
     skipped: int = 0
+    refused: Rejected | None = None
+    """Why a redriven message was not taken."""
 
 
 class Outrun(TriplaneError):  # noqa: N818 - the fact, not the fault
@@ -104,7 +106,7 @@ class Batcher:
             part = [record for record in part if (record.topic, record.partition) not in lost]
             if not part:
                 continue
-            opened = await self._open(part)
+            opened = await self.open(part)
             try:
                 lost |= await self._commit(positions, part, opened, counts)
             except DATA as refused:
@@ -117,7 +119,8 @@ class Batcher:
                 lost |= await self._commit(positions, part, opened, counts)
         return counts, lost
 
-    async def _open(self, records: Sequence[Record]) -> list[Incoming | Rejected]:
+    async def open(self, records: Sequence[Record]) -> list[Incoming | Rejected]:
+        """Read records, and admit what comes from outside only for an active tenant."""
         opened = await self.codec.open_all(self.wiring.name, self.generation, self.wiring.listens, records)
         admitted: list[Incoming | Rejected] = []
         for it in opened:
@@ -175,7 +178,8 @@ class Batcher:
     async def apply(self, tx: Connection, opened: Sequence[Incoming | Rejected], *, redrive: bool = False) -> Counts:
         """Fold messages in `tx`: duplicates are dropped, what cannot be folded is parked under its keys.
 
-        In a `redrive` nothing waits behind what is parked: the caller holds the parked keys' locks.
+        In a `redrive` nothing waits behind what is parked, as the caller holds the parked keys' locks, and nothing is
+        parked again: the counts say why it was refused.
         """
         counts = Counts()
         folding = self._folding()
@@ -213,9 +217,11 @@ class Batcher:
                 blocked.update(keys[id(it)])
             else:
                 applied.append(it)
+        counts.refused = to_park[0].rejected if redrive and to_park else None
         await folding.save(tx)
         await self._mark(tx, applied)
-        await parking.park(tx, self, to_park)
+        if not redrive:
+            await parking.park(tx, self, to_park)
         counts.applied, counts.parked = len(applied), len(to_park)
         return counts
 

@@ -366,11 +366,11 @@ def _decider(worker: Worker, contracts: dict[str, Contract]) -> DeciderWiring:
                 raise WiringError(f"{where(function)}: {contract.name} is adopted twice")
             adopters[contract.name] = signature
             topics.add(f"{context}.inbound")
-    for function in worker.keepers:
-        signature = read(function, message=1)
+    for keeper in worker.keepers:
+        signature = read(keeper, message=1)
         need = next(iter(signature.needs.values()), None)
         if not isinstance(need, Of) or not issubclass(need.kind, Local):
-            raise WiringError(f"{where(function)}: its first parameter is the Local view, its second the event")
+            raise WiringError(f"{where(keeper)}: its first parameter is the Local view, its second the event")
         views.setdefault(need.kind, state_model(need.kind))
         for contract in _types(signature, contracts):
             keepers[contract.name] = (*keepers.get(contract.name, ()), signature)
@@ -403,11 +403,11 @@ def _check_worker(wiring: DeciderWiring, contracts: dict[str, Contract]) -> None
             raise WiringError(f"{contract.name}: is public, but no @worker.adopts takes it in")
     for signature in {id(s): s for group in wiring.deciders.values() for s in group}.values():
         for model in signature.publishes:
-            contract = contracts.get(type_of(model))
-            if contract is None:
+            published = contracts.get(type_of(model))
+            if published is None:
                 raise WiringError(f"{where(signature.function)}: publishes {model.__name__}, which is no message under events/")
-            if contract.kind != "command" and contract.context != wiring.name:
-                raise WiringError(f"{where(signature.function)}: {contract.name} belongs to {contract.context}")
+            if published.kind != "command" and published.context != wiring.name:
+                raise WiringError(f"{where(signature.function)}: {published.name} belongs to {published.context}")
 
 
 def _check_answerers(catalog: Catalog) -> None:

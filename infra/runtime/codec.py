@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from hashlib import blake2b
 from typing import Any, TypeVar
 
@@ -83,6 +84,7 @@ def seal_of(model: type[BaseModel], name: str) -> Seal | None:
     return Seal(name, fields, marked(model, SubjectMark)[0]) if fields else None
 
 
+@cache
 def shape_of(model: type[BaseModel]) -> int:
     """Give a signed 64-bit hash of a state's fields; a snapshot of another shape is folded anew from its events."""
     fields = sorted(f"{name}:{field.annotation}={field.default!r}" for name, field in model.model_fields.items())
@@ -118,11 +120,9 @@ class Codec:
                 opened.append(Rejected(record, wrong.reason, wrong.detail))
                 continue
             try:
-                contract = self._contract(record, envelope)
+                contract = self.contract_of(record.topic, envelope)
                 if contract.name not in listens:
                     continue
-                if record.inbound and not contract.public:
-                    raise Unacceptable("not_public", f"ce_type: {contract.name} is not taken from outside")
                 seal = self._message_seals[contract.name, envelope.version]
                 if seal is not None and not record.inbound:
                     subjects.add(seal.subject_in(envelope.tenant, _object(body)))
@@ -134,17 +134,21 @@ class Codec:
             await self.vault.warm(subjects, create=False)
         return [it if isinstance(it, Rejected) else self._open(consumer, generation, *it) for it in opened]
 
-    def _contract(self, record: Record, envelope: Envelope) -> Contract:
+    def contract_of(self, topic: str, envelope: Envelope) -> Contract:
+        """Find the contract of a message on `topic`; raise `Unacceptable` where it does not belong there."""
+        inbound = topic.endswith(".inbound")
         contract = self.catalog.contracts.get(envelope.type)
         if contract is None:
             raise Unacceptable("unknown_type", f"ce_type: {envelope.type!r} is no message of this platform; see the catalogue")
-        if record.inbound and not record.topic.startswith(f"{contract.context}."):
+        if inbound and not topic.startswith(f"{contract.context}."):
             raise Unacceptable("wrong_topic", f"ce_type: {contract.name} belongs on {contract.context}.inbound")
         if envelope.version not in contract.versions:
             known = ", ".join(str(version) for version in sorted(contract.versions))
             raise Unacceptable(
                 "unknown_version", f"ce_dataschema: version {envelope.version} of {contract.name} is unknown; known: {known}"
             )
+        if inbound and not contract.public:
+            raise Unacceptable("not_public", f"ce_type: {contract.name} is not taken from outside")
         return contract
 
     def _open(self, consumer: str, generation: int, record: Record, envelope: Envelope, body: bytes) -> Incoming | Rejected:

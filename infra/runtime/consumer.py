@@ -27,6 +27,7 @@ log = structlog.get_logger(__name__)
 MAX_BATCH: Final = 2_000
 FETCH_MS: Final = 200
 COMMIT_EVERY_S: Final = 1.0
+PASSING: tuple[type[BaseException], ...] = (*TRANSIENT, Outrun)
 BACKOFF_S: Final = (0.05, 0.2, 0.5, 1.0, 2.0)
 
 
@@ -97,7 +98,7 @@ class Consumer:
                 if records:
                     await self._fold(records)
                 self._failures = 0
-            except (*TRANSIENT, Outrun) as passing:
+            except PASSING as passing:
                 self._fail(passing)
             except PositionLost:
                 raise

@@ -24,6 +24,7 @@ from infra.runtime.wakeup import Wakeups
 log = structlog.get_logger(__name__)
 
 POLL_S: Final = 0.25
+PASSING: tuple[type[BaseException], ...] = (*TRANSIENT, BrokerUnavailable)
 BATCH: Final = 200
 
 
@@ -50,7 +51,7 @@ class Deadlines:
             fired = 0
             try:
                 fired = await self._one_turn()
-            except (*TRANSIENT, BrokerUnavailable) as passing:
+            except PASSING as passing:
                 log.warning("deadlines wait", saga=self._wiring.saga.name, error=repr(passing))
                 self._barrier = None
             except Exception:

@@ -72,10 +72,8 @@ class Deciding:
     def keys(self, incoming: Incoming) -> tuple[str, ...]:
         """Name the aggregates and kept views of a message."""
         tenant = incoming.envelope.tenant
-        named = [
-            f"{key[0] if isinstance(key[0], str) else key[0].__name__}:{tenant}:{key[2]}"
-            for key in (*self._stream_keys(incoming), *self._kept_keys(incoming))
-        ]
+        named = [f"{kind}:{tenant}:{key}" for kind, _, key in self._stream_keys(incoming)]
+        named += [f"{view.__name__}:{tenant}:{key}" for view, _, key in self._kept_keys(incoming)]
         return tuple(dict.fromkeys(named)) or (f"{self._wiring.name}:{tenant}:{incoming.key}",)
 
     # -- load -------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Final
 from uuid import UUID, uuid4
 
@@ -161,14 +162,14 @@ class Lanes:
             for it in leased:
                 task = asyncio.create_task(self._do(it))
                 self._busy[it.id] = task
-                task.add_done_callback(lambda _, effect=it.id: self._done(effect))
+                task.add_done_callback(partial(self._done, it.id))
             if not leased:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._woken.wait(), POLL_S)
         if self._busy:
             await asyncio.wait(self._busy.values(), timeout=CALL_S)
 
-    def _done(self, effect: UUID) -> None:
+    def _done(self, effect: UUID, _task: asyncio.Task[None]) -> None:
         self._busy.pop(effect, None)
         self._woken.set()
 

@@ -14,7 +14,8 @@ from infra.runtime import strict_json
 from infra.runtime.errors import Unacceptable
 from infra.runtime.identity import INTERNAL_SOURCE
 
-Header = tuple[str, bytes]
+Header = tuple[str, bytes | None]
+"""A null value is what some clients send for an empty one."""
 
 MAX_HEADERS: Final = 64
 MAX_HEADER_BYTES: Final = 8_192
@@ -67,7 +68,7 @@ class Envelope:
     subject: str | None = None
     traceparent: str | None = None
 
-    def headers(self) -> list[Header]:
+    def headers(self) -> list[tuple[str, bytes]]:
         """Give the Kafka headers of binary mode."""
         texts = {
             "ce_specversion": "1.0",

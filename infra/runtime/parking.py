@@ -132,7 +132,7 @@ def frozen(record: Record) -> bytes:
         {
             "key": None if record.key is None else record.key.hex(),
             "value": None if record.value is None else record.value.hex(),
-            "headers": [(name, None if value is None else bytes(value).hex()) for name, value in record.headers],
+            "headers": [(name, None if value is None else value.hex()) for name, value in record.headers],
         }
     )
 
@@ -147,5 +147,5 @@ def thawed(text: dict[str, Any], place: tuple[str, int, int, int]) -> Record:
         timestamp,
         None if text["key"] is None else bytes.fromhex(text["key"]),
         None if text["value"] is None else bytes.fromhex(text["value"]),
-        [(name, None if value is None else bytes.fromhex(value)) for name, value in text["headers"]],  # type: ignore[misc]
+        [(name, None if value is None else bytes.fromhex(value)) for name, value in text["headers"]],
     )

@@ -13,38 +13,23 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final, Protocol
 from uuid import uuid4
 
 import structlog
 from pydantic_core import to_json
 
-from infra.kafka.admin import Admin
 from infra.migrations.schemas import chains
-from infra.postgres.database import TRANSIENT, Database, open_database
-from infra.runtime.batch import Batcher, Folding
-from infra.runtime.catalog import (
-    Catalog,
-    DeciderWiring,
-    EffectWiring,
-    ProjectionWiring,
-    SagaWiring,
-    Wiring,
-)
-from infra.runtime.codec import Codec
+from infra.postgres.database import TRANSIENT, Database
+from infra.runtime.catalog import Catalog, EffectWiring, SagaWiring, Wiring
 from infra.runtime.consumer import Consumer, Vitals, vitals_row
 from infra.runtime.deadlines import Deadlines
-from infra.runtime.deciding import Deciding
-from infra.runtime.effects import Intake, Lanes
+from infra.runtime.effects import Lanes
+from infra.runtime.engine import Engine, open_engine
 from infra.runtime.errors import TriplaneError
-from infra.runtime.projecting import Projecting
-from infra.runtime.read_models import read_model
 from infra.runtime.registration import register
 from infra.runtime.relay import Relay
-from infra.runtime.stepping import Stepping
-from infra.runtime.tenancy import Tenancy
-from infra.runtime.vault import Vault
 from infra.runtime.wakeup import Wakeups
 from infra.settings import Settings
 
@@ -59,8 +44,15 @@ RESTART_CODE: Final = 75
 class Runs(Protocol):
     """Something that works until it is told to stop, and shows how it fares."""
 
-    name: str
-    vitals: Vitals
+    @property
+    def name(self) -> str:
+        """What operators call it."""
+        ...
+
+    @property
+    def vitals(self) -> Vitals:
+        """What it shows of itself."""
+        ...
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set."""
@@ -99,72 +91,43 @@ class Workers:
         self._settings = settings
         self._catalog = catalog
         self._ports = ports
-        self._databases: dict[str, Database] = {}
-        self._wakeups = Wakeups()
         self._process = uuid4()
 
-    async def run(self, names: Iterable[str], stop: asyncio.Event, ready: Callable[[], Awaitable[None]]) -> None:
-        """Run what `names` select until `stop` is set; call `ready` once everything has been started."""
+    async def run(self, names: Iterable[str], stop: asyncio.Event, ready: Callable[[], None]) -> None:
+        """Run what `names` select until `stop` is set; call `ready` once everything has been assembled."""
         wirings, relays = select(self._catalog, names)
-        schemas = {*(wiring.schema for wiring in wirings), *relays, "vault", "tenancy"}
-        opened = await asyncio.gather(*(open_database(self._settings, schema, size=6) for schema in schemas))
-        self._databases = {database.schema: database for database in opened}
-        try:
-            running = await self._assemble(wirings, relays)
-            await ready()
-            await self._supervise(running, stop)
-        finally:
-            await asyncio.gather(*(database.close() for database in self._databases.values()), return_exceptions=True)
+        schemas = {*(wiring.schema for wiring in wirings), *relays}
+        async with open_engine(self._settings, self._catalog, schemas) as engine:
+            running = await self._assemble(engine, wirings, relays)
+            ready()
+            await self._supervise(engine, running, stop)
 
-    async def _assemble(self, wirings: list[Wiring], relays: list[str]) -> dict[str, list[Runs]]:
-        vault = Vault(self._databases["vault"], self._settings.master_key)
-        codec = Codec(self._catalog, vault)
-        tenancy = Tenancy(self._databases["tenancy"], development=self._settings.development)
-        admin = Admin(self._settings.kafka)
-        topics = await admin.topics(sorted({topic for wiring in wirings for topic in wiring.topics}))
-        ports = self._ports(self._settings) if any(isinstance(wiring, EffectWiring) for wiring in wirings) else {}
+    async def _assemble(self, engine: Engine, wirings: list[Wiring], relays: list[str]) -> dict[str, list[Runs]]:
+        topics = await engine.admin.topics(sorted({topic for wiring in wirings for topic in wiring.topics}))
+        acts = any(isinstance(wiring, EffectWiring) for wiring in wirings)
+        ports = self._ports(self._settings) if acts else {}
+        wakeups = Wakeups()
         running: dict[str, list[Runs]] = {}
         for wiring in wirings:
-            database = self._databases[wiring.schema]
-            generation, folding = await self._folding(wiring, codec, database)
-            await register(database, admin, wiring, generation, topics)
-            batcher = Batcher(wiring, generation, database, codec, tenancy, folding)
-            consumer = Consumer(batcher, self._settings.kafka, topics, self._wakeups)
-            parts: list[Runs] = [consumer]
+            batcher = await engine.batcher(wiring)
+            await register(batcher.database, engine.admin, wiring, batcher.generation, topics)
+            parts: list[Runs] = [Consumer(batcher, self._settings.kafka, topics, wakeups)]
             if isinstance(wiring, EffectWiring):
-                parts.append(Lanes(wiring, database, codec, ports, self._wakeups))
+                parts.append(Lanes(wiring, batcher.database, engine.codec, ports, wakeups))
             if isinstance(wiring, SagaWiring):
-                parts.append(Deadlines(wiring, batcher, admin, topics, self._wakeups))
+                parts.append(Deadlines(wiring, batcher, engine.admin, topics, wakeups))
             running.setdefault(wiring.schema, []).extend(parts)
         for schema in relays:
-            running.setdefault(schema, []).append(Relay(self._databases[schema], self._settings.kafka, self._wakeups))
+            running.setdefault(schema, []).append(Relay(engine.databases[schema], self._settings.kafka, wakeups))
         return running
 
-    async def _folding(self, wiring: Wiring, codec: Codec, database: Database) -> tuple[int, Callable[[], Folding]]:
-        match wiring:
-            case DeciderWiring():
-                return 1, lambda: Deciding(wiring, codec)
-            case EffectWiring():
-                return 1, lambda: Intake(wiring)
-            case SagaWiring():
-                return 1, lambda: Stepping(wiring, codec)
-            case ProjectionWiring():
-                rows = await database.fetch(
-                    "SELECT generation FROM generations WHERE projection = $1 AND standing = 'active'", wiring.projection.name
-                )
-                if not rows:
-                    raise TriplaneError(f"{wiring.name}: has no tables yet; run: triplane migrate")
-                generation: int = rows[0]["generation"]
-                models = {row: read_model(row, view, generation) for row, view in wiring.rows.items()}
-                return generation, lambda: Projecting(wiring, models, codec)
-
-    async def _supervise(self, running: dict[str, list[Runs]], stop: asyncio.Event) -> None:
+    async def _supervise(self, engine: Engine, running: dict[str, list[Runs]], stop: asyncio.Event) -> None:
         gc.collect()
         gc.freeze()
         parts = [part for group in running.values() for part in group]
         _watch(parts)
         tasks = [asyncio.create_task(part.run(stop), name=part.name) for part in parts]
-        beats = [asyncio.create_task(self._beat(schema, group, stop)) for schema, group in running.items()]
+        beats = [asyncio.create_task(self._beat(engine.databases[schema], group, stop)) for schema, group in running.items()]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
             for task in done:
@@ -177,12 +140,9 @@ class Workers:
             for beat in beats:
                 beat.cancel()
             await asyncio.gather(*beats, return_exceptions=True)
-            await self._silence(running)
+            await self._silence(engine, running)
 
-    async def _beat(self, schema: str, group: list[Runs], stop: asyncio.Event) -> None:
-        database = self._databases[schema]
-        if not any(row for row in await database.fetch("SELECT to_regclass('heartbeats') AS found") if row["found"]):
-            return
+    async def _beat(self, database: Database, group: list[Runs], stop: asyncio.Event) -> None:
         while not stop.is_set():
             now = time.time()
             with contextlib.suppress(*TRANSIENT):
@@ -203,10 +163,10 @@ class Workers:
                 await database.execute("DELETE FROM heartbeats WHERE beat_at < now() - interval '10 minutes'")
             await asyncio.sleep(BEAT_S)
 
-    async def _silence(self, running: dict[str, list[Runs]]) -> None:
+    async def _silence(self, engine: Engine, running: dict[str, list[Runs]]) -> None:
         for schema in running:
-            with contextlib.suppress(*TRANSIENT, Exception):
-                await self._databases[schema].execute("DELETE FROM heartbeats WHERE process = $1", self._process)
+            with contextlib.suppress(*TRANSIENT):
+                await engine.databases[schema].execute("DELETE FROM heartbeats WHERE process = $1", self._process)
 
 
 def _watch(parts: list[Runs]) -> None:

@@ -6,7 +6,7 @@ skeleton first, and never seen: it is filled or deleted in the same transaction.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from infra.postgres.database import Connection
@@ -107,5 +107,5 @@ def _at(message: Any, path: tuple[str, ...]) -> Any:  # noqa: ANN401 - any field
     return message
 
 
-def _sortable(key: tuple[Any, ...]) -> Iterator[Any] | tuple[str, ...]:
+def _sortable(key: tuple[Any, ...]) -> tuple[str, ...]:
     return tuple(str(part) for part in key)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
 from enum import Enum
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, cast, get_args, get_origin
 from uuid import UUID
 
 from pydantic import TypeAdapter
@@ -168,7 +168,7 @@ def _column(row: type[Row], name: str, personal: bool) -> Column:  # noqa: FBT00
     if personal:
         return Column(name, "text", f"{field.description} Personal: encrypted here, readable by HTTP with the right role.", True, None)
     sql = _sql(field.annotation)
-    document: TypeAdapter[Any] | None = TypeAdapter(field.annotation) if sql == "jsonb" else None
+    document: TypeAdapter[Any] | None = TypeAdapter(cast("type[Any]", field.annotation)) if sql == "jsonb" else None
     return Column(name, sql, field.description, False, document)
 
 

@@ -25,7 +25,7 @@ from infra.runtime.wakeup import Wakeups
 
 log = structlog.get_logger(__name__)
 
-LEASE_S: Final = 5.0
+LEASE_S: Final = 10.0
 BATCH: Final = 2_000
 POLL_S: Final = 0.5
 
@@ -64,12 +64,14 @@ class Relay:
             listening.cancel()
             with contextlib.suppress(*TRANSIENT):
                 await self._release(list(self._epochs))
-            await self._writer.discard()
+            await self._writer.close()
 
     async def _one_turn(self) -> bool:
         self.vitals.turned_at = time.time()
         self._woken.clear()
-        if time.monotonic() - self._renewed_at > LEASE_S / 3:
+        if not await self._writer.connect():
+            return False
+        if time.monotonic() - self._renewed_at > LEASE_S / 8:
             await self._lease()
         self.vitals.partitions = len(self._epochs)
         if not self._epochs:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from events import Message, Past
@@ -17,6 +17,7 @@ OLD = [model for model in MODELS if issubclass(model, Past)]
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__name__)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_reads_what_it_wrote(model: type[Message], data: st.DataObject) -> None:
     message = data.draw(of(model))
@@ -24,6 +25,7 @@ def test_reads_what_it_wrote(model: type[Message], data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__name__)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_keeps_a_field_that_it_does_not_know(model: type[Message], data: st.DataObject) -> None:
     sent = {**data.draw(of(model)).model_dump(mode="json"), "from_the_future": {"a": 1}}
@@ -32,6 +34,7 @@ def test_keeps_a_field_that_it_does_not_know(model: type[Message], data: st.Data
 
 
 @pytest.mark.parametrize("model", OLD, ids=lambda model: model.__name__)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_every_recorded_old_version_becomes_the_present_one(model: type[Past], data: st.DataObject) -> None:
     message: Message = data.draw(of(model))

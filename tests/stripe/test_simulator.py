@@ -25,7 +25,7 @@ def body(intent: stripe.PaymentIntent) -> Any:
 
 
 async def post(simulator: Simulator, path: str, key: str, **fields: str) -> httpx.Response:
-    async with httpx.AsyncClient(trust_env=False, timeout=15) as client:
+    async with httpx.AsyncClient(trust_env=False, verify=False, timeout=15) as client:
         headers = {"Authorization": f"Bearer {KEY}", "Idempotency-Key": key}
         return await client.post(f"{simulator.base}{path}", data=fields, headers=headers)
 
@@ -228,14 +228,14 @@ async def test_a_payer_can_be_asked(simulator: Simulator) -> None:
 
 
 async def test_kills_lose_nothing_and_repeat_nothing(simulator: Simulator, hooks: Hooks) -> None:
-    """Callers repeat their keys across ten kills: one charge each, and every webhook comes."""
+    """Callers repeat their keys across six kills: one charge each, and every webhook comes."""
     await simulator.control("POST", "/manners", duplicates=0, delay=0.1)
     charged: dict[str, str] = {}
     stop = asyncio.Event()
 
     async def customer(number: int) -> None:
         count = 0
-        async with httpx.AsyncClient(trust_env=False, timeout=5) as client:
+        async with httpx.AsyncClient(trust_env=False, verify=False, timeout=5) as client:
             while not stop.is_set():
                 tag = f"{number}-{count}"
                 fields = FIELDS | {"metadata[tenant]": "kills", "metadata[payment_id]": tag}
@@ -252,7 +252,7 @@ async def test_kills_lose_nothing_and_repeat_nothing(simulator: Simulator, hooks
                     count += 1
 
     customers = [asyncio.create_task(customer(number)) for number in range(6)]
-    for _ in range(10):
+    for _ in range(6):
         await asyncio.sleep(0.3)
         simulator.kill()
         await asyncio.to_thread(simulator.start)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import signal
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -51,6 +52,7 @@ async def serve(settings: Settings, host: str, port: int) -> None:
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncGenerator[None]:
+        await store.resume()
         delivering = asyncio.create_task(courier.run())
         yield
         delivering.cancel()
@@ -78,6 +80,8 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--home", type=Path, help="state home (default: TRIPLANE_HOME, else .triplane)")
     given = parser.parse_args()
+    # uvicorn ends what it does and then sends itself the signal again: by then all is done.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         uvloop.run(serve(Settings.load(given.home), given.host, given.port))
     except (SettingsError, OSError, asyncpg.PostgresError) as wrong:

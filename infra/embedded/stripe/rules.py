@@ -47,6 +47,7 @@ _CARDS = {
     ),
     "pm_card_authenticationRequired": Card(asks=True),
     "pm_card_threeDSecure2Required": Card(asks=True),
+    "pm_card_chargeCustomerFail": Card(decline=("card_declined", "generic_decline")),
     "pm_card_pendingRefund": Card(refunds="pending"),
     "pm_card_refundFail": Card(refunds="succeeded_then_failed"),
     **{

@@ -194,19 +194,24 @@ class Store:
         """)
         return dict(row) if row else {}
 
+    async def resume(self) -> None:
+        """Make every delivery due: at a start, whoever had taken some is gone."""
+        await self._pool.execute("UPDATE deliveries SET due = now() WHERE due > now()")
+
     async def due(self, limit: int) -> list[Webhook]:
         """Take deliveries that are due; a taken one comes back after its lease unless it is settled first."""
         rows = await self._pool.fetch(
             """
             UPDATE deliveries d SET due = now() + $2, attempts = attempts + 1
-            FROM (SELECT id FROM deliveries WHERE due <= now() ORDER BY due LIMIT $1 FOR UPDATE SKIP LOCKED) taken,
+            FROM (SELECT id, due FROM deliveries WHERE due <= now() ORDER BY due LIMIT $1 FOR UPDATE SKIP LOCKED) taken,
                 events e
             WHERE d.id = taken.id AND e.id = d.event
-            RETURNING d.id, d.event, d.attempts, e.body
+            RETURNING d.id, d.event, d.attempts, e.body, taken.due
             """,
             limit,
             LEASE,
         )
+        rows.sort(key=lambda row: row["due"])
         return [Webhook(row["id"], row["event"], row["attempts"], row["body"]) for row in rows]
 
     async def delivered(self, webhooks: Sequence[Webhook]) -> None:

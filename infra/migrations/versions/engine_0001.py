@@ -1,4 +1,4 @@
-"""What every consumer needs: checkpoints, inbox, parking, heartbeats."""
+"""What every consumer needs: checkpoints, inbox, parking."""
 
 from __future__ import annotations
 
@@ -31,11 +31,6 @@ STATEMENTS = (
         UNIQUE (consumer, generation, topic, partition, "offset"))""",
     "CREATE INDEX parked_by_key ON parked USING gin (keys)",
     "CREATE INDEX parked_by_message ON parked (message_id)",
-    """CREATE TABLE heartbeats (
-        process uuid NOT NULL, consumer text NOT NULL, host text NOT NULL, pid int NOT NULL,
-        beat_at timestamptz NOT NULL, turned_at timestamptz NOT NULL, partitions int NOT NULL,
-        counters jsonb NOT NULL, PRIMARY KEY (process, consumer)) WITH (fillfactor = 50)""",
-    "COMMENT ON TABLE heartbeats IS 'Which process works for which consumer, and when it last showed life and made a turn.'",
 )
 
 
@@ -47,4 +42,4 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """Take the tables away."""
-    op.execute("DROP TABLE heartbeats, parked, parked_keys, inbox, checkpoints")
+    op.execute("DROP TABLE parked, parked_keys, inbox, checkpoints")

@@ -19,9 +19,9 @@ def upgrade() -> None:
     )
     op.execute(
         """CREATE TABLE overlays (
-            consumer text NOT NULL, topic text NOT NULL, partition int NOT NULL, "offset" bigint NOT NULL,
+            consumer text NOT NULL, topic_id uuid NOT NULL, partition int NOT NULL, "offset" bigint NOT NULL,
             tenant text NOT NULL, record bytea NOT NULL, act uuid NOT NULL REFERENCES acts, at timestamptz NOT NULL DEFAULT now(),
-            PRIMARY KEY (consumer, topic, partition, "offset"))"""
+            PRIMARY KEY (consumer, topic_id, partition, "offset"))"""
     )
     op.execute("COMMENT ON TABLE overlays IS 'Records that an operator discarded: every rebuild and replay leaves them out.'")
 

@@ -1,0 +1,81 @@
+"""An installation opened for work: its schemas, keys and tenants, and the batcher of any consumer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from infra.kafka.admin import Admin
+from infra.postgres.database import Database, open_database
+from infra.runtime.batch import Batcher, Folding
+from infra.runtime.catalog import Catalog, DeciderWiring, EffectWiring, ProjectionWiring, SagaWiring, Wiring
+from infra.runtime.codec import Codec
+from infra.runtime.deciding import Deciding
+from infra.runtime.effects import Intake
+from infra.runtime.errors import TriplaneError
+from infra.runtime.projecting import Projecting
+from infra.runtime.read_models import read_model
+from infra.runtime.stepping import Stepping
+from infra.runtime.tenancy import Tenancy
+from infra.runtime.vault import Vault
+from infra.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """What every consumer of an installation needs."""
+
+    settings: Settings
+    catalog: Catalog
+    databases: dict[str, Database]
+    codec: Codec
+    tenancy: Tenancy
+    admin: Admin
+
+    async def batcher(self, wiring: Wiring) -> Batcher:
+        """Give the batcher of a consumer, in the generation that serves."""
+        database = self.databases[wiring.schema]
+        generation, folding = await self._folding(wiring, database)
+        return Batcher(wiring, generation, database, self.codec, self.tenancy, folding)
+
+    async def _folding(self, wiring: Wiring, database: Database) -> tuple[int, Callable[[], Folding]]:
+        match wiring:
+            case DeciderWiring():
+                return 1, lambda: Deciding(wiring, self.codec)
+            case EffectWiring():
+                return 1, lambda: Intake(wiring)
+            case SagaWiring():
+                return 1, lambda: Stepping(wiring, self.codec)
+            case ProjectionWiring():
+                generation = await active_generation(database, wiring)
+                models = {row: read_model(row, view, generation) for row, view in wiring.rows.items()}
+                return generation, lambda: Projecting(wiring, models, self.codec)
+
+
+async def active_generation(database: Database, wiring: ProjectionWiring) -> int:
+    """Give the generation of a read model that serves."""
+    rows = await database.fetch(
+        "SELECT generation FROM generations WHERE projection = $1 AND standing = 'active'", wiring.projection.name
+    )
+    if not rows:
+        raise TriplaneError(f"{wiring.name}: has no tables yet; run: triplane migrate")
+    generation: int = rows[0]["generation"]
+    return generation
+
+
+@asynccontextmanager
+async def open_engine(
+    settings: Settings, catalog: Catalog, schemas: Iterable[str], *, size: int = 6
+) -> AsyncIterator[Engine]:
+    """Open `schemas`, each under its own role with at most `size` connections, with the vault and the tenants."""
+    wanted = sorted({*schemas, "vault", "tenancy"})
+    opened = await asyncio.gather(*(open_database(settings, schema, size=size) for schema in wanted))
+    databases = {database.schema: database for database in opened}
+    try:
+        vault = Vault(databases["vault"], settings.master_key)
+        tenancy = Tenancy(databases["tenancy"], development=settings.development)
+        yield Engine(settings, catalog, databases, Codec(catalog, vault), tenancy, Admin(settings.kafka))
+    finally:
+        await asyncio.gather(*(database.close() for database in databases.values()), return_exceptions=True)
