@@ -8,7 +8,7 @@ import hashlib
 import hmac
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 from urllib.parse import quote, urlsplit, urlunsplit
@@ -37,17 +37,17 @@ class Settings:
     home: Path
     kafka: str
     """Bootstrap servers, `host:port[,host:port]`."""
-    postgres: str
+    postgres: str = field(repr=False)
     """URI of the administrator, used for migrations only; every other login comes from `database`."""
     http_host: str
     http_port: int
     development: bool
     """Development homes register unknown tenants at first sight and may use the Stripe simulator."""
-    master_key: bytes
+    master_key: bytes = field(repr=False)
     stripe_api_base: str | None
     """None means Stripe itself."""
-    stripe_api_key: str
-    stripe_webhook_secret: str
+    stripe_api_key: str = field(repr=False)
+    stripe_webhook_secret: str = field(repr=False)
     jwt_issuer: str = "triplane"
     """Who may issue access tokens (`iss`)."""
     jwt_audience: str = "triplane-api"

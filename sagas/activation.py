@@ -37,7 +37,9 @@ class Refunding(State):
 
     within = timedelta(days=10)
 
-    refund_id: RefundId
+    payment_id: PaymentId
+    refund_ids: tuple[RefundId, ...]
+    """The refunds that this flow asked for, each for all that was left then."""
 
 
 class Activated(Done):
@@ -96,7 +98,7 @@ def granted_too_late(_: Refunding | Refunded | RefundStuck, event: AccessGranted
 @saga.on
 def refused(was: Granting, event: AccessRefused, new_id: NewId) -> Step[RequestRefund]:
     """No access, so the money back."""
-    return _refund(was, new_id, f"no access: {event.reason}")
+    return _refund(was.payment_id, new_id, f"no access: {event.reason}")
 
 
 @saga.on
@@ -108,7 +110,7 @@ def refused_once(_: Refunding | Activated | Refunded | RefundStuck, __: AccessRe
 @saga.late
 def overdue(was: Granting, new_id: NewId) -> Step[RequestRefund]:
     """No access in time, so the money back."""
-    return _refund(was, new_id, "no access within fifteen minutes")
+    return _refund(was.payment_id, new_id, "no access within fifteen minutes")
 
 
 @saga.on
@@ -134,13 +136,11 @@ def refunded_already(_: Refunded, __: RefundCompleted) -> Step[Never]:
 
 
 @saga.on
-def refund_failed(was: Refunding, event: RefundFailed) -> Step[Never]:
-    """Our refund did not get through: an operator is needed. Somebody else's is their own to see to."""
-    return (
-        go(RefundStuck(why=f"the refund failed: {event.message}"))
-        if event.refund_id == was.refund_id
-        else stay()
-    )
+def refund_failed(was: Refunding, event: RefundFailed, new_id: NewId) -> Step[RequestRefund]:
+    """Our refund did not get through: an operator is needed. If it was somebody else's, its money is ours to refund."""
+    if event.refund_id in was.refund_ids:
+        return go(RefundStuck(why=f"the refund failed: {event.message}"))
+    return _refund(was.payment_id, new_id, "the rest: another refund failed", was.refund_ids)
 
 
 @saga.on
@@ -159,11 +159,9 @@ def refund_failed_elsewhere(_: Granting | Activated | RefundStuck, __: RefundFai
 
 @saga.on
 def refund_refused(was: Refunding, event: RefundRefused) -> Step[Never]:
-    """If the money is on its way already, wait for it; else an operator is needed."""
-    under_way = event.known in {"requested", "completed"} or (
-        event.refundable is not None and event.refundable.minor == 0
-    )
-    if event.refund_id != was.refund_id or under_way:
+    """If all of the money is on its way already, wait for it; else an operator is needed."""
+    on_its_way = event.refundable is not None and event.refundable.minor == 0
+    if event.refund_id not in was.refund_ids or event.known is not None or on_its_way:
         return stay()
     return go(RefundStuck(why=f"the refund was refused: {event.reason}"))
 
@@ -182,11 +180,13 @@ def refund_overdue(_: Refunding) -> Step[Never]:
     return go(RefundStuck(why="the refund did not settle within ten days"))
 
 
-def _refund(was: Granting, new_id: NewId, reason: str) -> Step[RequestRefund]:
+def _refund(
+    payment_id: PaymentId, new_id: NewId, reason: str, before: tuple[RefundId, ...] = ()
+) -> Step[RequestRefund]:
     refund_id = RefundId(new_id())
     return go(
-        Refunding(refund_id=refund_id),
-        RequestRefund(payment_id=was.payment_id, refund_id=refund_id, reason=reason[:255]),
+        Refunding(payment_id=payment_id, refund_ids=(*before, refund_id)),
+        RequestRefund(payment_id=payment_id, refund_id=refund_id, reason=reason[:255]),
     )
 
 

@@ -7,12 +7,17 @@ import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
-from infra.embedded.process import ROOT, python
+from infra.embedded.process import python, surroundings
 from infra.settings import Settings, home_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+# A loaded machine is slow, not wrong.
+settings.register_profile("triplane", deadline=None)
+settings.load_profile("triplane")
 
 
 @pytest.fixture(scope="session")
@@ -23,7 +28,7 @@ def platform() -> Iterator[Settings]:
         return
     home, software = home_path() / "test", home_path() / "software"
     command = python("infra.embedded", str(home), str(software))
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as servers:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=surroundings()) as servers:
         assert servers.stdout
         try:
             assert "ready\n" in servers.stdout, "the embedded servers did not start; see their output"

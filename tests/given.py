@@ -5,10 +5,10 @@ Aggregates are folded by the evolvers, claims looked up among them, ids counted 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from itertools import count
-from typing import Any, NewType, TypeVar, cast
+from typing import Any, TypeVar, cast
 from uuid import UUID
 
 from events import Command, Event, Message, Metadata, NewId, Refusal, context_of, type_of
@@ -24,7 +24,6 @@ NOON = datetime(2026, 5, 4, 12, tzinfo=UTC)
 META_OF_TESTS = Metadata("demo", "upstream", "message-1", "flow-1", None, NOON)
 
 A = TypeVar("A", bound=Aggregate)
-I = TypeVar("I", bound=UUID)  # noqa: E741 - an id
 
 
 def nth(number: int) -> UUID:
@@ -76,7 +75,9 @@ class Context:
         for signature in signatures:
             injected = self._injected(signature, message, now, meta)
             for fact in flattened(signature.function(message, **injected)):
-                assert type(fact) in signature.publishes, f"{signature.name} does not declare {type(fact).__name__}"
+                assert type(fact) in signature.publishes, (
+                    f"{signature.name} does not declare {type(fact).__name__}"
+                )
                 assert_serialises(fact)
                 self._answer.append(fact)
                 if isinstance(fact, Event):
@@ -129,7 +130,9 @@ class Context:
             key = str(getattr(fact, need.field))
             self._views[kind, key] = keeper.function(self._view(kind, key), fact)
 
-    def _injected(self, signature: Signature, message: Message, now: datetime, meta: Metadata) -> dict[str, Any]:
+    def _injected(
+        self, signature: Signature, message: Message, now: datetime, meta: Metadata
+    ) -> dict[str, Any]:
         plain = {NOW: now, NEW_ID: self._new_id, META: meta}
         found: dict[str, Any] = {}
         for name, need in signature.needs.items():
@@ -138,7 +141,9 @@ class Context:
                     found[name] = self._view(kind, str(getattr(message, field)))
                 case Of(kind, field):
                     value = getattr(message, field)
-                    found[name] = None if value is None else self._aggregate(cast("type[Aggregate]", kind), str(value))
+                    found[name] = (
+                        None if value is None else self._aggregate(cast("type[Aggregate]", kind), str(value))
+                    )
                 case HeldBy(kind, field, claim):
                     found[name] = self._holder(kind, claim, getattr(message, field))
                 case _:
@@ -150,7 +155,9 @@ class Context:
         return self._aggregates.get((kind, key)) or kind.model_validate_strings({field: key})
 
     def _view(self, kind: type[Local], key: str) -> Local:
-        return self._views.get((kind, key)) or kind.model_validate_strings({self._wiring.locals[kind].key: key})
+        return self._views.get((kind, key)) or kind.model_validate_strings(
+            {self._wiring.locals[kind].key: key}
+        )
 
     def _holder(self, kind: type[Aggregate], claim: str, value: object) -> Aggregate | None:
         if value is None:
@@ -167,10 +174,10 @@ class Context:
 class Flow:
     """One instance of a saga: the state it is in, and what it sent last."""
 
-    def __init__(self, wiring: SagaWiring) -> None:
-        """Begin before the first event."""
+    def __init__(self, wiring: SagaWiring, first_id: int = 1) -> None:
+        """Begin before the first event; fresh ids are counted from `first_id`."""
         self._wiring = wiring
-        self._new_id = ids_from()
+        self._new_id = ids_from(first_id)
         self.state: State | None = None
         self.sent: tuple[Command, ...] = ()
 
@@ -208,7 +215,9 @@ class Flow:
 
     def _step(self, signature: Signature, step: Step[Command]) -> Flow:
         for command in step.commands:
-            assert type(command) in signature.publishes, f"{signature.name} does not declare {type(command).__name__}"
+            assert type(command) in signature.publishes, (
+                f"{signature.name} does not declare {type(command).__name__}"
+            )
             assert_serialises(command)
         if step.enter is not None:
             assert_serialises(step.enter)
@@ -234,7 +243,8 @@ async def acting(name: str, message: Message, port: object, *, find: bool = Fals
     assert signature is not None
     plain: dict[str, Any] = {KEY: IdempotencyKey("key-1"), META: META_OF_TESTS}
     needs = {
-        parameter: port if isinstance(need, Port) else plain[str(need)] for parameter, need in signature.needs.items()
+        parameter: port if isinstance(need, Port) else plain[str(need)]
+        for parameter, need in signature.needs.items()
     }
     outcome: Message | None = await signature.function(message, **needs)
     if outcome is not None:

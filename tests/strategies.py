@@ -30,19 +30,24 @@ _POOLS: dict[Any, list[Any]] = {
 }
 
 
-@cache
 def of(model: type[M]) -> st.SearchStrategy[M]:
     """Draw instances of a model; a whole model's own validator may turn some down."""
+    return _of(model)
+
+
+@cache
+def _of(model: type[Any]) -> st.SearchStrategy[Any]:
     fields = {
         name: _values(Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation)
         for name, field in model.model_fields.items()
     }
 
-    def build(values: dict[str, Any]) -> M | None:
+    def build(values: dict[str, Any]) -> BaseModel | None:
         try:
-            return model.model_validate(values)
+            instance: BaseModel = model.model_validate(values)
         except ValidationError:
             return None
+        return instance
 
     built: st.SearchStrategy[Any] = st.fixed_dictionaries(fields).map(build)
     return built.filter(lambda instance: instance is not None)
@@ -71,22 +76,25 @@ def interleaved(draw: st.DrawFn, history: list[Message]) -> list[Message]:
 
 
 def _values(annotation: Any) -> st.SearchStrategy[Any]:
-    if isinstance(annotation, NewType):
-        return _values(annotation.__supertype__)
-    origin, arguments = get_origin(annotation), get_args(annotation)
-    if origin in {Union, UnionType}:
-        return st.one_of([_values(argument) for argument in arguments])
-    if origin is Literal:
-        return st.sampled_from(arguments)
-    if origin is list:
-        return st.lists(_values(arguments[0]), max_size=2)
-    if origin is tuple:
-        return st.lists(_values(arguments[0]), max_size=2).map(tuple)
-    if origin is Annotated:
-        return _fitting(annotation)
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return of(annotation)
-    return st.sampled_from(_POOLS[annotation])
+    arguments = get_args(annotation)
+    match get_origin(annotation):
+        case origin if origin in {Union, UnionType}:
+            found = st.one_of([_values(argument) for argument in arguments])
+        case origin if origin is Literal:
+            found = st.sampled_from(arguments)
+        case origin if origin is list:
+            found = st.lists(_values(arguments[0]), max_size=2)
+        case origin if origin is tuple:
+            found = st.lists(_values(arguments[0]), max_size=2).map(tuple)
+        case origin if origin is Annotated:
+            found = _fitting(annotation)
+        case _ if isinstance(annotation, NewType):
+            found = _values(annotation.__supertype__)
+        case _ if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            found = of(annotation)
+        case _:
+            found = st.sampled_from(_POOLS[annotation])
+    return found
 
 
 def _fitting(annotation: Any) -> st.SearchStrategy[Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from infra.cli.errors import CommandError
-from infra.embedded.process import ROOT, python
+from infra.embedded.process import ROOT, python, surroundings
 from infra.settings import home_path, read_strings
 
 if TYPE_CHECKING:
@@ -88,7 +87,7 @@ def _checks(home: Path, environment: dict[str, str]) -> list[str]:
 def _servers(home: Path, software: Path) -> Generator[dict[str, str]]:
     """The environment in which tests find their servers."""
     command = python("infra.embedded", str(home), str(software))
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as servers:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=surroundings()) as servers:
         try:
             for line in servers.stdout or ():
                 typer.echo(line, nl=False)
@@ -99,7 +98,7 @@ def _servers(home: Path, software: Path) -> Generator[dict[str, str]]:
                 raise CommandError(msg)
             endpoints = read_strings(home / "endpoints.json")
             yield {
-                **os.environ,
+                **surroundings(),
                 "TRIPLANE_HOME": str(home),
                 "TRIPLANE_KAFKA": endpoints["kafka"],
                 "TRIPLANE_POSTGRES": endpoints["postgres"],

@@ -57,7 +57,7 @@ def _keep_passing(libc: ctypes.CDLL) -> bool:
 def _hold(libc: ctypes.CDLL, mask: int) -> bool:
     header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
     effective_permitted_inheritable = (ctypes.c_uint32 * 6)(mask, mask, mask, 0, 0, 0)
-    return libc.capset(header, effective_permitted_inheritable) == 0
+    return bool(libc.capset(header, effective_permitted_inheritable) == 0)
 
 
 def main() -> None:

@@ -69,7 +69,6 @@ class Program:
         return output
 
     async def _spawn(self, stdin: int, stdout: object) -> Process:
-        path = filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
         launch = [sys.executable, "-I", "-S", str(LAUNCH), str(os.getpid()), str(int(self.stop)), self.user]
         return await asyncio.create_subprocess_exec(
             *launch,
@@ -78,7 +77,7 @@ class Program:
             stdout=stdout,  # type: ignore[arg-type]  # a file or PIPE; the stub's union is private
             stderr=asyncio.subprocess.STDOUT,
             cwd=self.cwd,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(path), **self.env, MARK: str(self.home)},
+            env={**surroundings(), **self.env, MARK: str(self.home)},
             umask=0o077,
             # a process group of its own: Ctrl-C reaches only the supervisor, which stops the others in order
             start_new_session=True,
@@ -88,6 +87,12 @@ class Program:
 def python(module: str, *arguments: str) -> list[str]:
     """The command that runs a module of this very tree, whatever lies in the current directory."""
     return [sys.executable, "-P", "-m", module, *arguments]
+
+
+def surroundings() -> dict[str, str]:
+    """The environment in which such a command finds this tree."""
+    path = filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
 
 
 def tail(text: str, lines: int = 3) -> str:

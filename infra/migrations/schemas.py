@@ -70,20 +70,30 @@ async def _ensure_roles(settings: Settings, admin: asyncpg.Connection[asyncpg.Re
     await admin.execute("ALTER ROLE triplane_projections BYPASSRLS")
 
 
-async def _behind(admin: asyncpg.Connection[asyncpg.Record], wanted: dict[str, tuple[str, ...]]) -> list[str]:
+def heads(catalog: Catalog) -> dict[str, set[str]]:
+    """Give the revisions that every schema must be at."""
+    return _heads(chains(catalog))
+
+
+def _heads(wanted: dict[str, tuple[str, ...]]) -> dict[str, set[str]]:
     scripts = ScriptDirectory.from_config(_config())
+    return {
+        schema: {script.revision for label in labels for script in scripts.get_revisions(f"{label}@head")}
+        for schema, labels in wanted.items()
+        if labels
+    }
+
+
+async def _behind(admin: asyncpg.Connection[asyncpg.Record], wanted: dict[str, tuple[str, ...]]) -> list[str]:
     behind = []
-    for schema, labels in wanted.items():
-        if not labels:
-            continue
-        heads = {script.revision for label in labels for script in scripts.get_revisions(f"{label}@head")}
+    for schema, expected in _heads(wanted).items():
         exists = await admin.fetchval("SELECT to_regclass($1)", f"{schema}.alembic_version")
         current = (
             {row["version_num"] for row in await admin.fetch(f"SELECT version_num FROM {schema}.alembic_version")}  # noqa: S608
             if exists
             else set()
         )
-        if not heads <= current:
+        if not expected <= current:
             behind.append(schema)
     return behind
 

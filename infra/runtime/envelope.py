@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from pydantic_core import to_json
 
@@ -110,13 +110,17 @@ def open_record(record: Record) -> tuple[Envelope, bytes]:
 
 def open_structured(value: bytes, at: datetime, *, inbound: bool) -> tuple[Envelope, bytes]:
     """Read a structured-mode CloudEvent: one JSON object with the attributes and `data`."""
-    event = strict_json.parse(value)
+    return open_event(strict_json.parse(value), at, inbound=inbound)
+
+
+def open_event(event: object, at: datetime, *, inbound: bool, tenant: str | None = None) -> tuple[Envelope, bytes]:
+    """Read a parsed structured-mode CloudEvent; `tenant` is that of one that names none."""
     if not isinstance(event, dict):
         raise Unacceptable("not_an_object", "a structured CloudEvent is a JSON object with the field 'data'")
     if "data" not in event:
         raise Unacceptable("missing_field", "data: missing; put the message's JSON there (data_base64 is not read)")
-    attributes: dict[str, str] = {}
-    for name, attribute in event.items():
+    attributes: dict[str, str] = {} if tenant is None else {"tenantid": tenant}
+    for name, attribute in cast("dict[str, object]", event).items():
         if name == "data" or attribute is None:
             continue
         if name == "datacontenttype":

@@ -28,6 +28,7 @@ from infra.runtime.deadlines import Deadlines
 from infra.runtime.effects import Lanes
 from infra.runtime.engine import Engine, open_engine
 from infra.runtime.errors import TriplaneError
+from infra.runtime.housekeeping import Housekeeping
 from infra.runtime.registration import register
 from infra.runtime.relay import Relay
 from infra.runtime.wakeup import Wakeups
@@ -119,6 +120,8 @@ class Workers:
             running.setdefault(wiring.schema, []).extend(parts)
         for schema in relays:
             running.setdefault(schema, []).append(Relay(engine.databases[schema], self._settings.kafka, wakeups))
+        for schema, parts in running.items():
+            parts.append(Housekeeping(engine.databases[schema]))
         return running
 
     async def _supervise(self, engine: Engine, running: dict[str, list[Runs]], stop: asyncio.Event) -> None:

@@ -260,8 +260,11 @@ def _payment(event: StripeEvent) -> Fact:
         case _:
             match intent.get("last_payment_error"):
                 case {"code": str(code), **said}:
-                    code, message = said.get("decline_code") or code, said.get("message") or "declined"
-                    return PaymentFailed(tenant, payment_id, ref, _text(code), _text(message))
+                    code, message = (
+                        _text(said.get("decline_code") or code),
+                        _text(said.get("message") or "declined"),
+                    )
+                    return PaymentFailed(tenant, payment_id, ref, code, message)
                 case _:
                     return PaymentFailed(tenant, payment_id, ref, "unknown", "declined")
 

@@ -1,0 +1,1 @@
+"""The contracts: what each lets in, and how it reads what was recorded."""

@@ -109,6 +109,8 @@ def test_a_conversation_without_a_contact_is_refused_with_the_remedy() -> None:
 
 
 def test_a_conversation_of_version_1_was_a_chat() -> None:
-    recorded = RecordConversationV1.model_validate_json(json.dumps({**SPOKEN, "agent": "Bob", "channel": "phone"}))
+    recorded = RecordConversationV1.model_validate_json(
+        json.dumps({**SPOKEN, "agent": "Bob", "channel": "phone"})
+    )
     assert recorded.upcast().channel == "chat"
     assert recorded.upcast().model_dump()["agent"] == "Bob"

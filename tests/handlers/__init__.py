@@ -1,0 +1,1 @@
+"""The workers: given a history, when a message comes, then these facts."""

@@ -73,16 +73,25 @@ def test_a_customer_is_found_by_address_and_by_number() -> None:
 def test_a_contact_new_to_a_known_customer_is_theirs_from_now_on() -> None:
     customers = context("customers").given(spoke(1, email=ADA), spoke(2, email=ADA, phone=HOME))
     assert links(customers.when(spoke(3, phone=HOME))) == [(FIRST, "exact_phone")]
-    assert links(customers.given(spoke(4, phone=HOME, email=BOB)).when(spoke(5, email=BOB))) == [(FIRST, "exact_email")]
+    assert links(customers.given(spoke(4, phone=HOME, email=BOB)).when(spoke(5, email=BOB))) == [
+        (FIRST, "exact_email")
+    ]
 
 
 def test_contacts_of_two_customers_make_a_suspicion_and_no_merge() -> None:
-    customers = context("customers").given(spoke(1, email=ADA), spoke(2, phone=HOME)).when(spoke(3, email=ADA, phone=HOME))
+    customers = (
+        context("customers")
+        .given(spoke(1, email=ADA), spoke(2, phone=HOME))
+        .when(spoke(3, email=ADA, phone=HOME))
+    )
     second = next(contact.customer_id for contact in customers.all_of(Contact) if contact.value == HOME)
     assert second is not None
     assert links(customers) == [(FIRST, "exact_email")]
     assert customers.answer[-1] == DuplicateSuspected(
-        conversation_id=ConversationId(UUID(int=3)), customer_id=FIRST, other_customer_id=second, suspected_at=NOON
+        conversation_id=ConversationId(UUID(int=3)),
+        customer_id=FIRST,
+        other_customer_id=second,
+        suspected_at=NOON,
     )
 
 

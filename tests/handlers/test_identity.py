@@ -65,7 +65,9 @@ def test_contacts_are_registered_in_whichever_order() -> None:
     ("first", "second", "version_at"),
     [(ADDRESS_PROVEN, NUMBER_PROVEN, minutes(2)), (NUMBER_PROVEN, ADDRESS_PROVEN, minutes(1))],
 )
-def test_a_person_is_verified_with_the_second_proof(first: Message, second: Message, version_at: datetime) -> None:
+def test_a_person_is_verified_with_the_second_proof(
+    first: Message, second: Message, version_at: datetime
+) -> None:
     identity = context("identity").given(ADDRESS, NUMBER).when(first)
     assert "UserVerified" not in named(identity.answer)
     identity.when(second)
@@ -80,7 +82,9 @@ def test_a_proof_counts_once() -> None:
 
 def test_a_proof_of_a_former_contact_counts_nothing() -> None:
     identity = context("identity").given(ADDRESS, NEW_ADDRESS, NUMBER, NEW_NUMBER)
-    identity.when(ADDRESS_PROVEN).refused(VerificationRefused, "email_id: is not the person's present address")
+    identity.when(ADDRESS_PROVEN).refused(
+        VerificationRefused, "email_id: is not the person's present address"
+    )
     identity.when(NUMBER_PROVEN).refused(VerificationRefused, "mobile_id: is not the person's present number")
 
 
@@ -109,7 +113,11 @@ def test_registering_the_same_contact_again_is_refused_and_revokes_nothing() -> 
 
 
 def test_a_changed_contact_revokes_the_verification_and_proving_it_makes_the_next() -> None:
-    identity = context("identity").given(ADDRESS, NUMBER, ADDRESS_PROVEN, NUMBER_PROVEN).when(NEW_ADDRESS, now=minutes(5))
+    identity = (
+        context("identity")
+        .given(ADDRESS, NUMBER, ADDRESS_PROVEN, NUMBER_PROVEN)
+        .when(NEW_ADDRESS, now=minutes(5))
+    )
     identity.then(
         EmailRegistered(person_id=ADA, email_id=E2, email="ada@example.net"),
         VerificationRevoked(person_id=ADA, verification_version=1, changed="email", revoked_at=minutes(5)),
@@ -125,7 +133,9 @@ def test_a_changed_contact_revokes_the_verification_and_proving_it_makes_the_nex
 
 def test_an_external_provider_vouches_for_a_person_not_known_here() -> None:
     meta = replace(META_OF_TESTS, source="https://idp.example")
-    identity = context("identity").when(verified(1), meta=meta).then(verified(1, verified_by="https://idp.example"))
+    identity = (
+        context("identity").when(verified(1), meta=meta).then(verified(1, verified_by="https://idp.example"))
+    )
     identity.when(verified(1), meta=meta).then()
 
 
@@ -135,7 +145,9 @@ def test_a_source_cannot_speak_in_the_name_of_another() -> None:
 
 
 def test_an_external_verification_of_what_is_verified_here_is_no_news() -> None:
-    identity = context("identity").given(ADDRESS, NUMBER, ADDRESS_PROVEN, NUMBER_PROVEN).when(verified(1)).then()
+    identity = (
+        context("identity").given(ADDRESS, NUMBER, ADDRESS_PROVEN, NUMBER_PROVEN).when(verified(1)).then()
+    )
     identity.when(verified(2)).then(verified(2, email_id=E1, mobile_id=M1, verified_by="upstream"))
 
 
@@ -157,17 +169,31 @@ def test_a_contact_that_was_vouched_for_by_its_id_is_proven_when_it_is_registere
 
 def test_an_external_verification_of_other_contacts_is_refused_by_the_field() -> None:
     identity = context("identity").given(ADDRESS, NUMBER)
-    identity.when(verified(1, email_id=E2)).refused(VerificationRefused, "email_id: is not the person's present")
-    identity.when(verified(1, mobile_id=M2)).refused(VerificationRefused, "mobile_id: is not the person's present")
+    identity.when(verified(1, email_id=E2)).refused(
+        VerificationRefused, "email_id: is not the person's present"
+    )
+    identity.when(verified(1, mobile_id=M2)).refused(
+        VerificationRefused, "mobile_id: is not the person's present"
+    )
 
 
 def test_upstream_cannot_use_the_versions_up() -> None:
-    context("identity").when(verified(HIGHEST_ADOPTED + 1)).refused(VerificationRefused, "verification_version: must be")
+    context("identity").when(verified(HIGHEST_ADOPTED + 1)).refused(
+        VerificationRefused, "verification_version: must be"
+    )
 
 
 DEEDS: list[Message] = [
-    *(RegisterEmail(person_id=ADA, email_id=id_, email=text) for id_ in (E1, E2) for text in ("a@example.org", "b@example.org")),
-    *(RegisterMobile(person_id=ADA, mobile_id=id_, mobile=text) for id_ in (M1, M2) for text in ("+4930123456", "+4930123457")),
+    *(
+        RegisterEmail(person_id=ADA, email_id=id_, email=text)
+        for id_ in (E1, E2)
+        for text in ("a@example.org", "b@example.org")
+    ),
+    *(
+        RegisterMobile(person_id=ADA, mobile_id=id_, mobile=text)
+        for id_ in (M1, M2)
+        for text in ("+4930123456", "+4930123457")
+    ),
     *(VerifyEmail(person_id=ADA, email_id=id_, verified_at=NOON) for id_ in (E1, E2)),
     *(VerifyPhone(person_id=ADA, mobile_id=id_, verified_at=NOON) for id_ in (M1, M2)),
     *(verified(version) for version in (1, 2, 3)),

@@ -59,9 +59,16 @@ ORDER = InitiatePayment(
 )
 CANCEL = CancelPayment(payment_id=PAYMENT, reason="changed her mind")
 DECLINED = RecordDecline(
-    payment_id=PAYMENT, provider="stripe", provider_ref="pi_1", code="declined", message="No.", retryable=False
+    payment_id=PAYMENT,
+    provider="stripe",
+    provider_ref="pi_1",
+    code="declined",
+    message="No.",
+    retryable=False,
 )
-PENDING = RecordPending(payment_id=PAYMENT, provider="stripe", provider_ref="pi_1", waits_for="requires_action")
+PENDING = RecordPending(
+    payment_id=PAYMENT, provider="stripe", provider_ref="pi_1", waits_for="requires_action"
+)
 COMPLETED = PaymentCompleted(
     payment_id=PAYMENT,
     customer_id=ADA,
@@ -119,7 +126,11 @@ def gone(minor: int, refund_id: RefundId = R1) -> RecordRefund:
 
 def not_gone(refund_id: RefundId = R1) -> RecordRefundDecline:
     return RecordRefundDecline(
-        payment_id=PAYMENT, refund_id=refund_id, provider_refund_ref=None, code="expired", message="Card expired."
+        payment_id=PAYMENT,
+        refund_id=refund_id,
+        provider_refund_ref=None,
+        code="expired",
+        message="Card expired.",
     )
 
 
@@ -172,8 +183,12 @@ def test_a_person_with_a_suspended_account_cannot_pay_until_it_is_lifted() -> No
 def test_suspensions_of_two_accounts_of_a_person_are_told_apart() -> None:
     first = AccountSuspended(account_id=ACCOUNT, person_id=ADA, reason="fraud", suspended_at=NOON)
     second = AccountSuspended(account_id=OTHER_ACCOUNT, person_id=ADA, reason="fraud", suspended_at=NOON)
-    closed = AccountClosed(account_id=ACCOUNT, person_id=ADA, reason="done", onboarding_id=None, closed_at=NOON)
-    context("payments").given(first, second, second, closed).when(ORDER).refused(PaymentRefused, str(OTHER_ACCOUNT))
+    closed = AccountClosed(
+        account_id=ACCOUNT, person_id=ADA, reason="done", onboarding_id=None, closed_at=NOON
+    )
+    context("payments").given(first, second, second, closed).when(ORDER).refused(
+        PaymentRefused, str(OTHER_ACCOUNT)
+    )
 
 
 def test_a_payment_that_waits_can_be_given_up() -> None:
@@ -189,7 +204,9 @@ def test_a_payment_that_waits_can_be_given_up() -> None:
 
 
 def test_a_payment_whose_money_came_in_is_refunded_not_cancelled() -> None:
-    completed().when(CANCEL).refused(CancellationRefused, "is completed, only an initiated or failed payment can be")
+    completed().when(CANCEL).refused(
+        CancellationRefused, "is completed, only an initiated or failed payment can be"
+    )
     assert "request a refund" in completed().when(CANCEL).answer[0].model_dump()["reason"]
     context("payments").when(CANCEL).refused(CancellationRefused, "is new")
 
@@ -212,7 +229,9 @@ def test_a_payment_made_elsewhere_is_adopted_once() -> None:
         ({"provider_ref": "pi_2"}, "provider_ref"),
     ],
 )
-def test_another_content_under_a_known_id_is_refused_by_the_field(changed: dict[str, Any], fields: str) -> None:
+def test_another_content_under_a_known_id_is_refused_by_the_field(
+    changed: dict[str, Any], fields: str
+) -> None:
     payments = context("payments").given(COMPLETED).when(COMPLETED.model_copy(update=changed))
     payments.refused(CompletionRefused, f"{fields}: differ")
 
@@ -248,7 +267,9 @@ def test_a_capture_after_a_decline_completes_the_payment() -> None:
 def test_a_payment_pends_once() -> None:
     payments = initiated().when(PENDING)
     payments.then(
-        PaymentPending(payment_id=PAYMENT, provider="stripe", provider_ref="pi_1", waits_for="requires_action")
+        PaymentPending(
+            payment_id=PAYMENT, provider="stripe", provider_ref="pi_1", waits_for="requires_action"
+        )
     )
     payments.when(PENDING).then()
     initiated().given(DECLINED).when(PENDING).then()
@@ -308,9 +329,12 @@ def test_another_amount_than_ordered_delivers_nothing_and_can_go_back(observed: 
 
 def test_what_nobody_ordered_is_refused() -> None:
     payments = context("payments")
-    for answer in (captured(), PENDING, DECLINED):
+    of_payments: list[Command] = [captured(), PENDING, DECLINED]
+    for answer in of_payments:
         payments.when(answer).refused(OutcomeRefused, "payment_id: no such payment")
-    for answer in (gone(1), not_gone(), RecordPendingRefund(payment_id=PAYMENT, refund_id=R1, provider_refund_ref="re_1")):
+    taken_in = RecordPendingRefund(payment_id=PAYMENT, refund_id=R1, provider_refund_ref="re_1")
+    of_refunds: list[Command] = [gone(1), not_gone(), taken_in]
+    for answer in of_refunds:
         completed().when(answer).refused(OutcomeRefused, f"refund_id: no refund {R1}")
 
 
@@ -325,7 +349,9 @@ def test_refunds_never_sum_up_to_more_than_was_captured() -> None:
 
 
 def test_a_refund_id_counts_once_whatever_became_of_it() -> None:
-    payments = completed().given(back(600)).when(back(600)).refused(RefundRefused, "refund_id: was requested before")
+    payments = (
+        completed().given(back(600)).when(back(600)).refused(RefundRefused, "refund_id: was requested before")
+    )
     payments.given(not_gone()).when(back(600)).then(
         RefundRefused(
             payment_id=PAYMENT,
@@ -403,7 +429,11 @@ DEEDS: list[Message] = [
     captured(700),
     captured(ref="pi_2"),
     *(back(minor, id_) for minor in (1, 400, 1000, None) for id_ in (R1, R2)),
-    *(done for id_ in (R1, R2, RefundId(nth(1))) for done in (gone(400, id_), gone(1000, id_), not_gone(id_))),
+    *(
+        done
+        for id_ in (R1, R2, RefundId(nth(1)))
+        for done in (gone(400, id_), gone(1000, id_), not_gone(id_))
+    ),
 ]
 
 
@@ -417,10 +447,16 @@ def test_money_adds_up_whatever_comes_in_whatever_order(deeds: list[Message]) ->
         facts += payments.when(deed).answer
         payment = payments.state(Payment, PAYMENT)
         for capture in payment.captures:
-            taken = [it for it in payment.refunds if it.provider_ref == capture.provider_ref and it.status != "failed"]
+            taken = [
+                it
+                for it in payment.refunds
+                if it.provider_ref == capture.provider_ref and it.status != "failed"
+            ]
             assert sum(refund.amount.minor for refund in taken) <= capture.amount.minor
 
-    refs = Counter(fact.provider_ref for fact in facts if isinstance(fact, PaymentCompleted | SurplusCaptured))
+    refs = Counter(
+        fact.provider_ref for fact in facts if isinstance(fact, PaymentCompleted | SurplusCaptured)
+    )
     refs += Counter(
         fact.provider_ref
         for fact in facts
@@ -430,7 +466,9 @@ def test_money_adds_up_whatever_comes_in_whatever_order(deeds: list[Message]) ->
     assert named(facts).count("PaymentCompleted") <= 1
     assert named(facts).count("PaymentInitiated") <= 1
     surplus = [fact.provider_ref for fact in facts if isinstance(fact, SurplusCaptured)]
-    assert all(any(isinstance(it, RefundRequested) and it.provider_ref == ref for it in facts) for ref in surplus)
+    assert all(
+        any(isinstance(it, RefundRequested) and it.provider_ref == ref for it in facts) for ref in surplus
+    )
     for kind in (RefundRequested, RefundCompleted, RefundFailed):
         ids = [fact.refund_id for fact in facts if isinstance(fact, kind)]
         assert len(ids) == len(set(ids)), "each refund is requested, completed and failed at most once"

@@ -44,7 +44,12 @@ REFUND = RefundId(UUID(int=11))
 TEN = Money(minor=1000, currency="EUR")
 
 INITIATED = PaymentInitiated(
-    payment_id=PAYMENT, customer_id=ADA, product_id=BOOK, amount=TEN, payment_method="pm_card_visa", initiated_at=NOON
+    payment_id=PAYMENT,
+    customer_id=ADA,
+    product_id=BOOK,
+    amount=TEN,
+    payment_method="pm_card_visa",
+    initiated_at=NOON,
 )
 CANCELLED = PaymentCancelled(
     payment_id=PAYMENT, customer_id=ADA, provider_ref="pi_1", reason="asked", cancelled_at=NOON
@@ -68,7 +73,9 @@ PAYMENT_ANSWERS: list[tuple[Captured | Pending | Declined, Message]] = [
     (CAPTURED, RECORD_CAPTURE),
     (
         Pending("pi_1", "requires_action"),
-        RecordPending(payment_id=PAYMENT, provider="stripe", provider_ref="pi_1", waits_for="requires_action"),
+        RecordPending(
+            payment_id=PAYMENT, provider="stripe", provider_ref="pi_1", waits_for="requires_action"
+        ),
     ),
     (
         Declined("declined", "N" * 300, retryable=True),
@@ -96,7 +103,11 @@ REFUND_ANSWERS: list[tuple[Refunded | RefundPendingAtProvider | RefundDeclined, 
     (
         RefundDeclined("expired", "", "re_1"),
         RecordRefundDecline(
-            payment_id=PAYMENT, refund_id=REFUND, provider_refund_ref="re_1", code="expired", message="not said"
+            payment_id=PAYMENT,
+            refund_id=REFUND,
+            provider_refund_ref="re_1",
+            code="expired",
+            message="not said",
         ),
     ),
 ]
@@ -144,7 +155,10 @@ async def test_a_capture_and_the_look_for_it_tell_the_same(answer: Any, outcome:
     assert await acting("payments.check_payment", check, provider) == outcome
     assert await acting("payments.check_payment", check, provider, find=True) == outcome
     order = CaptureOrder(META_OF_TESTS.tenant, PAYMENT, ADA, BOOK, TEN, "pm_card_visa")
-    assert provider.asked[:2] == [("capture", order, "key-1"), ("find_capture", META_OF_TESTS.tenant, PAYMENT)]
+    assert provider.asked[:2] == [
+        ("capture", order, "key-1"),
+        ("find_capture", META_OF_TESTS.tenant, PAYMENT),
+    ]
 
 
 @pytest.mark.parametrize(("answer", "outcome"), REFUND_ANSWERS)
@@ -175,8 +189,12 @@ async def test_what_is_held_open_is_dropped_unless_the_money_was_taken(message: 
     assert await acting("payments.cancel_at_provider", message, Provider(Cancelled("pi_1"))) is None
     assert await acting("payments.cancel_at_provider", message, Provider(CAPTURED)) == RECORD_CAPTURE
     assert await acting("payments.cancel_at_provider", message, Provider(LookupError("pi_1"))) is None
-    assert await acting("payments.cancel_at_provider", message, Provider(CAPTURED), find=True) == RECORD_CAPTURE
-    assert await acting("payments.cancel_at_provider", message, Provider(Pending("pi_1", "")), find=True) is None
+    assert (
+        await acting("payments.cancel_at_provider", message, Provider(CAPTURED), find=True) == RECORD_CAPTURE
+    )
+    assert (
+        await acting("payments.cancel_at_provider", message, Provider(Pending("pi_1", "")), find=True) is None
+    )
 
 
 async def test_nothing_is_dropped_where_nothing_is_held() -> None:

@@ -10,7 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from events import CustomerId, Message, Money, PersonId, ProductId
-from events.accounts import AccountActivated, AccountClosed, AccountId, AccountOpened, AccountReinstated, AccountSuspended
+from events.accounts import (
+    AccountActivated,
+    AccountClosed,
+    AccountId,
+    AccountOpened,
+    AccountReinstated,
+    AccountSuspended,
+)
 from events.customers import ConversationId, ConversationRecorded, CustomerLinked, DuplicateSuspected
 from events.entitlements import TRIAL_PRODUCT, AccessGranted, AccessRevoked
 from events.identity import (
@@ -53,7 +60,9 @@ def euros(minor: int) -> Money:
     return Money(minor=minor, currency="EUR")
 
 
-def paid(minor: int = 1000, payment_id: PaymentId = PAYMENT, at: datetime = NOON, currency: str = "EUR") -> PaymentCompleted:
+def paid(
+    minor: int = 1000, payment_id: PaymentId = PAYMENT, at: datetime = NOON, currency: str = "EUR"
+) -> PaymentCompleted:
     return PaymentCompleted(
         payment_id=payment_id,
         customer_id=ADA,
@@ -108,7 +117,12 @@ def refund_failed(minor: int, **changed: Any) -> RefundFailed:
 
 
 SURPLUS = SurplusCaptured(
-    payment_id=PAYMENT, customer_id=ADA, amount=euros(1000), provider="stripe", provider_ref="pi_2", captured_at=NOON
+    payment_id=PAYMENT,
+    customer_id=ADA,
+    amount=euros(1000),
+    provider="stripe",
+    provider_ref="pi_2",
+    captured_at=NOON,
 )
 MISMATCH = PaymentMismatchDetected(
     payment_id=PAYMENT,
@@ -135,7 +149,9 @@ NUMBER_PROVEN = PhoneVerified(person_id=ADA, mobile_id=M1, verified_at=NOON)
 
 
 def verified(version: int = 1, at: datetime = NOON) -> UserVerified:
-    return UserVerified(person_id=ADA, verification_version=version, verified_at=at, email_id=E1, mobile_id=M1)
+    return UserVerified(
+        person_id=ADA, verification_version=version, verified_at=at, email_id=E1, mobile_id=M1
+    )
 
 
 def revoked(version: int = 1, at: datetime = NOON) -> VerificationRevoked:
@@ -146,26 +162,46 @@ def test_verification_grows_contact_by_contact() -> None:
     one = row_of("verification_status", ADDRESS, NUMBER, ADDRESS_PROVEN)
     holds(one, status="unverified", email_verified=True, mobile_verified=False, verification_version=0)
     both = row_of("verification_status", ADDRESS, NUMBER, ADDRESS_PROVEN, NUMBER_PROVEN, verified())
-    holds(both, status="verified", mobile_verified=True, verification_version=1, verified_at=NOON, revoked_at=None)
+    holds(
+        both,
+        status="verified",
+        mobile_verified=True,
+        verification_version=1,
+        verified_at=NOON,
+        revoked_at=None,
+    )
 
 
 def test_a_changed_address_is_unproven_and_the_verification_over() -> None:
     new = EmailRegistered(person_id=ADA, email_id=E2, email="ada@example.net")
     row = row_of("verification_status", verified(), new, revoked(at=minutes(1)))
-    holds(row, status="revoked", email_id=E2, email_verified=False, mobile_verified=True, revoked_at=minutes(1))
-    holds(row_of("verification_status", verified(), new, revoked(), verified(2)), status="verified", revoked_at=None)
+    holds(
+        row, status="revoked", email_id=E2, email_verified=False, mobile_verified=True, revoked_at=minutes(1)
+    )
+    holds(
+        row_of("verification_status", verified(), new, revoked(), verified(2)),
+        status="verified",
+        revoked_at=None,
+    )
 
 
 # -- customer_access ------------------------------------------------------------------------------------------------------
 
 
 def granted(product_id: ProductId = BOOK, at: datetime = NOON) -> AccessGranted:
-    return AccessGranted(person_id=ADA, product_id=product_id, payment_id=PAYMENT, onboarding_id=None, granted_at=at)
+    return AccessGranted(
+        person_id=ADA, product_id=product_id, payment_id=PAYMENT, onboarding_id=None, granted_at=at
+    )
 
 
 def taken(product_id: ProductId = BOOK, at: datetime = NOON) -> AccessRevoked:
     return AccessRevoked(
-        person_id=ADA, product_id=product_id, payment_id=PAYMENT, onboarding_id=None, reason="refunded", revoked_at=at
+        person_id=ADA,
+        product_id=product_id,
+        payment_id=PAYMENT,
+        onboarding_id=None,
+        reason="refunded",
+        revoked_at=at,
     )
 
 
@@ -180,35 +216,64 @@ def test_access_is_a_row_for_each_product_and_knows_how_it_ended() -> None:
 # -- payment_history ------------------------------------------------------------------------------------------------------
 
 INITIATED = PaymentInitiated(
-    payment_id=PAYMENT, customer_id=ADA, product_id=BOOK, amount=euros(1000), payment_method="pm", initiated_at=NOON
+    payment_id=PAYMENT,
+    customer_id=ADA,
+    product_id=BOOK,
+    amount=euros(1000),
+    payment_method="pm",
+    initiated_at=NOON,
 )
 
 
 def test_a_payment_shows_how_far_it_came() -> None:
-    pending = PaymentPending(payment_id=PAYMENT, provider="stripe", provider_ref="pi_1", waits_for="requires_action")
+    pending = PaymentPending(
+        payment_id=PAYMENT, provider="stripe", provider_ref="pi_1", waits_for="requires_action"
+    )
     failed = PaymentFailed(
         payment_id=PAYMENT, customer_id=ADA, code="declined", message="No.", retryable=False, failed_at=NOON
     )
     cancelled = PaymentCancelled(
         payment_id=PAYMENT, customer_id=ADA, provider_ref=None, reason="asked", cancelled_at=NOON
     )
-    holds(row_of("payment_history", INITIATED), status="initiated", amount_minor=1000, currency="EUR", captured_minor=0)
+    holds(
+        row_of("payment_history", INITIATED),
+        status="initiated",
+        amount_minor=1000,
+        currency="EUR",
+        captured_minor=0,
+    )
     holds(row_of("payment_history", INITIATED, pending), status="pending", provider_ref="pi_1")
     holds(row_of("payment_history", INITIATED, failed), status="failed", failure="declined")
-    holds(row_of("payment_history", INITIATED, failed, paid()), status="completed", failure=None, captured_minor=1000)
+    holds(
+        row_of("payment_history", INITIATED, failed, paid()),
+        status="completed",
+        failure=None,
+        captured_minor=1000,
+    )
     holds(row_of("payment_history", INITIATED, cancelled), status="cancelled")
     holds(row_of("payment_history", INITIATED, cancelled, SURPLUS), status="cancelled", captured_minor=1000)
-    holds(row_of("payment_history", INITIATED, MISMATCH), status="mismatched", amount_minor=1000, captured_minor=900)
+    holds(
+        row_of("payment_history", INITIATED, MISMATCH),
+        status="mismatched",
+        amount_minor=1000,
+        captured_minor=900,
+    )
     holds(row_of("payment_history", paid()), status="completed", initiated_at=None)
 
 
 def test_a_payment_shows_what_goes_back() -> None:
     due = row_of("payment_history", paid(), refund_due(400))
     holds(due, refund_due_minor=400, refunded_minor=0)
-    holds(row_of("payment_history", paid(), refund_due(400), refunded(400)), refund_due_minor=0, refunded_minor=400)
+    holds(
+        row_of("payment_history", paid(), refund_due(400), refunded(400)),
+        refund_due_minor=0,
+        refunded_minor=400,
+    )
     failed = row_of("payment_history", paid(), refund_due(400), refund_failed(400))
     holds(failed, refund_due_minor=0, refunded_minor=0, failure="expired")
-    returned = row_of("payment_history", paid(), refund_due(400), refunded(400), refund_failed(400, was="completed"))
+    returned = row_of(
+        "payment_history", paid(), refund_due(400), refunded(400), refund_failed(400, was="completed")
+    )
     holds(returned, refund_due_minor=0, refunded_minor=0)
 
 
@@ -216,16 +281,32 @@ def test_a_payment_shows_what_goes_back() -> None:
 
 
 def test_spend_is_summed_for_each_currency() -> None:
-    rows = rows_of("customer_spend", paid(1000), paid(500, OTHER_PAYMENT, minutes(9)), paid(70, PAYMENT, currency="JPY"))
+    rows = rows_of(
+        "customer_spend", paid(1000), paid(500, OTHER_PAYMENT, minutes(9)), paid(70, PAYMENT, currency="JPY")
+    )
     assert len(rows) == 2
-    holds(dict(rows[0]), spent_minor=1500, payments=2, first_paid_at=NOON, last_paid_at=minutes(9), currency="EUR")
+    holds(
+        dict(rows[0]),
+        spent_minor=1500,
+        payments=2,
+        first_paid_at=NOON,
+        last_paid_at=minutes(9),
+        currency="EUR",
+    )
     holds(dict(rows[1]), spent_minor=70, payments=1, currency="JPY")
 
 
 def test_what_goes_back_is_not_spent() -> None:
-    holds(row_of("customer_spend", paid(), refunded(400)), spent_minor=600, captured_minor=1000, refunded_minor=400)
+    holds(
+        row_of("customer_spend", paid(), refunded(400)),
+        spent_minor=600,
+        captured_minor=1000,
+        refunded_minor=400,
+    )
     holds(row_of("customer_spend", paid(), refund_failed(400)), spent_minor=1000)
-    holds(row_of("customer_spend", paid(), refunded(400), refund_failed(400, was="completed")), spent_minor=1000)
+    holds(
+        row_of("customer_spend", paid(), refunded(400), refund_failed(400, was="completed")), spent_minor=1000
+    )
     holds(row_of("customer_spend", SURPLUS, refunded(1000)), spent_minor=0, captured_minor=1000, payments=0)
     holds(row_of("customer_spend", MISMATCH, refunded(900)), spent_minor=0, captured_minor=900, payments=0)
 
@@ -234,7 +315,11 @@ def test_what_goes_back_is_not_spent() -> None:
 
 
 def test_a_conversation_shows_whom_it_was_with_and_why() -> None:
-    conversation, ours, theirs = ConversationId(UUID(int=41)), CustomerId(UUID(int=42)), CustomerId(UUID(int=43))
+    conversation, ours, theirs = (
+        ConversationId(UUID(int=41)),
+        CustomerId(UUID(int=42)),
+        CustomerId(UUID(int=43)),
+    )
     recorded = ConversationRecorded(
         conversation_id=conversation,
         customer_id=ours,
@@ -252,7 +337,9 @@ def test_a_conversation_shows_whom_it_was_with_and_why() -> None:
         conversation_id=conversation, customer_id=ours, other_customer_id=theirs, suspected_at=minutes(1)
     )
     row = row_of("conversation_links", recorded, linked, suspected)
-    holds(row, customer_id=ours, method="exact_email", name="Ada", email="ada@example.org", linked_at=minutes(1))
+    holds(
+        row, customer_id=ours, method="exact_email", name="Ada", email="ada@example.org", linked_at=minutes(1)
+    )
     holds(row, suspected_duplicate_id=theirs)
 
 
@@ -268,7 +355,9 @@ def activated(account_id: AccountId, at: datetime) -> AccountActivated:
 
 
 def closed(account_id: AccountId, at: datetime) -> AccountClosed:
-    return AccountClosed(account_id=account_id, person_id=ADA, reason="undone", onboarding_id=ADA, closed_at=at)
+    return AccountClosed(
+        account_id=account_id, person_id=ADA, reason="undone", onboarding_id=ADA, closed_at=at
+    )
 
 
 def stage(*events: Message) -> str:
@@ -351,7 +440,7 @@ def advanced(step: int, entered: str, **changed: Any) -> SagaAdvanced:
 
 @given(st.integers(min_value=2, max_value=9))
 def test_an_instance_shows_where_it_stands(step: int) -> None:
-    ended = {"ended": True, "due_at": None, "commands": []}
+    ended: dict[str, Any] = {"ended": True, "due_at": None, "commands": []}
     begun = row_of("saga_instances", advanced(1, "Granting"))
     holds(begun, outcome="under_way", state="Granting", due_at=minutes(15), began_at=minutes(1))
     done = row_of("saga_instances", advanced(1, "Granting"), advanced(step, "Activated", **ended))

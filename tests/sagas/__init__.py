@@ -1,0 +1,1 @@
+"""The flows: alone, state by state, and together with the workers."""

@@ -32,7 +32,9 @@ def injected(signature: Signature) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("saga", "state", "event"), PAIRS, ids=[f"{saga.name}-{state.__name__}-{event}" for saga, state, event in PAIRS]
+    ("saga", "state", "event"),
+    PAIRS,
+    ids=[f"{saga.name}-{state.__name__}-{event}" for saga, state, event in PAIRS],
 )
 @settings(max_examples=20)
 @given(data=st.data())
@@ -41,7 +43,9 @@ def test_every_state_answers_every_event(
 ) -> None:
     signature = saga.moves[state, event]
     message = data.draw(of(discover().contracts[event].model))
-    assert_is_a_step(saga, signature, signature.function(data.draw(of(state)), message, **injected(signature)))
+    assert_is_a_step(
+        saga, signature, signature.function(data.draw(of(state)), message, **injected(signature))
+    )
 
 
 @pytest.mark.parametrize("saga", SAGAS, ids=lambda saga: saga.name)
@@ -61,7 +65,9 @@ def test_every_saga_begins(saga: SagaWiring, data: st.DataObject) -> None:
 def test_every_state_that_waits_has_a_deadline_and_leads_on(saga: SagaWiring, data: st.DataObject) -> None:
     for state in saga.states.values():
         waits = not is_final(state) and not issubclass(state, Stuck)
-        assert waits == (state.within is not None), f"{state.__name__} waits for ever, or ends with a deadline"
+        assert waits == (state.within is not None), (
+            f"{state.__name__} waits for ever, or ends with a deadline"
+        )
         if waits:
             signature = saga.lates[state]
             step = signature.function(data.draw(of(state)), **injected(signature))

@@ -38,8 +38,8 @@ from sagas.onboarding import (
     Onboarded,
     OpeningAccount,
     RevokingTrial,
-    Undone,
     UndoingStuck,
+    Undone,
 )
 from tests.given import NOON, Flow, flow, nth
 
@@ -64,7 +64,12 @@ OPENED = AccountOpened(account_id=FIRST, person_id=ADA, onboarding_id=ADA, opene
 ACTIVATED = AccountActivated(account_id=FIRST, person_id=ADA, onboarding_id=ADA, activated_at=NOON)
 CLOSED = AccountClosed(account_id=FIRST, person_id=ADA, reason="one", onboarding_id=ADA, closed_at=NOON)
 NOT_CLOSED = ClosureRefused(account_id=FIRST, onboarding_id=ADA, status="unopened", reason="one")
-GRANT: dict[str, Any] = {"person_id": ADA, "product_id": TRIAL_PRODUCT, "payment_id": None, "onboarding_id": ADA}
+GRANT: dict[str, Any] = {
+    "person_id": ADA,
+    "product_id": TRIAL_PRODUCT,
+    "payment_id": None,
+    "onboarding_id": ADA,
+}
 GRANTED = AccessGranted(**GRANT, granted_at=NOON)
 HELD = AccessRefused(**GRANT, already_held=True, reason="one")
 TAKEN = AccessRevoked(**GRANT, reason="one", revoked_at=NOON)
@@ -73,7 +78,12 @@ NOT_TAKEN = RevocationRefused(**GRANT, reason="one")
 
 def not_opened(present: AccountId | None, status: Any) -> OpeningRefused:
     return OpeningRefused(
-        account_id=FIRST, person_id=ADA, onboarding_id=ADA, present_id=present, present_status=status, reason="one"
+        account_id=FIRST,
+        person_id=ADA,
+        onboarding_id=ADA,
+        present_id=present,
+        present_status=status,
+        reason="one",
     )
 
 
@@ -123,7 +133,11 @@ def test_a_trial_that_the_person_has_will_do() -> None:
 
 
 def test_an_account_that_cannot_be_activated_undoes_it_all() -> None:
-    it = onboarding(OPENED, GRANTED).when(not_activated("suspended")).then(RevokingTrial(case=OURS), REVOKE_TRIAL)
+    it = (
+        onboarding(OPENED, GRANTED)
+        .when(not_activated("suspended"))
+        .then(RevokingTrial(case=OURS), REVOKE_TRIAL)
+    )
     it.when(TAKEN).then(ClosingAccount(case=OURS), CLOSE)
     it.when(CLOSED).then(Undone(case=OURS))
 

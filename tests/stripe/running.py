@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +19,7 @@ import stripe
 
 from infra.stripe.webhooks import API_VERSION
 
-KEY = "sk_test_of_the_tests"
+KEY = "sk_test_0123456789"
 SECRET = "whsec_of_the_tests"
 
 
@@ -30,11 +30,24 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def http() -> httpx.AsyncClient:
+    """Give a client without what costs most: looking for certificates and proxies."""
+    return httpx.AsyncClient(trust_env=False, verify=False, timeout=15)  # noqa: S501 - plain HTTP on loopback
+
+
+async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 20) -> None:
+    """Wait until it is so."""
+    async with asyncio.timeout(seconds):
+        while not await condition():
+            await asyncio.sleep(0.05)
+
+
 class Simulator:
     """`python -m infra.embedded.stripe` on a database of its own."""
 
     def __init__(self, database: str, home: Path) -> None:
         """Prepare to run on the database URI `database`."""
+        self.database = database
         self.port = free_port()
         self.hooks_port = free_port()
         self.base = f"http://127.0.0.1:{self.port}"
@@ -74,7 +87,7 @@ class Simulator:
 
     async def control(self, method: str, path: str, **fields: Any) -> dict[str, Any]:
         """Use the paths that Stripe itself does not have."""
-        async with httpx.AsyncClient(trust_env=False, verify=False, timeout=30) as client:
+        async with http() as client:
             headers = {"Authorization": f"Bearer {KEY}"}
             answer = await client.request(
                 method, f"{self.base}/simulator{path}", json=fields, headers=headers
@@ -90,17 +103,17 @@ class Simulator:
     @asynccontextmanager
     async def sdk(self, retries: int = 0, key: str = KEY) -> AsyncGenerator[stripe.StripeClient]:
         """Give the official SDK."""
-        http = stripe.HTTPXClient(timeout=10)
+        transport = stripe.HTTPXClient(timeout=10)
         try:
             yield stripe.StripeClient(
                 key,
                 stripe_version=API_VERSION,
                 base_addresses={"api": self.base},
                 max_network_retries=retries,
-                http_client=http,
+                http_client=transport,
             )
         finally:
-            await http.close_async()  # type: ignore[no-untyped-call]
+            await transport.close_async()  # type: ignore[no-untyped-call]
 
 
 @dataclass
@@ -129,13 +142,6 @@ class Hooks:
         finally:
             server.close()
             await server.wait_closed()
-
-    async def until(self, count: int, seconds: float = 15) -> list[Taken]:
-        """Wait for that many."""
-        async with asyncio.timeout(seconds):
-            while len(self.taken) < count:
-                await asyncio.sleep(0.02)
-        return self.taken
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")

@@ -27,7 +27,7 @@ from handlers.payments.provider import (
     RefundPendingAtProvider,
 )
 from infra.stripe.provider import StripeProvider
-from tests.stripe.running import KEY, Simulator, free_port
+from tests.stripe.running import KEY, Simulator, free_port, until
 
 
 def order(method: str = "pm_card_visa", tenant: str = "demo-a") -> CaptureOrder:
@@ -172,11 +172,12 @@ async def test_a_pending_refund_is_not_a_refund_yet(provider: StripeProvider) ->
     asked = order("pm_card_pendingRefund")
     wish = giving_back(asked, await capture(provider, asked))
     assert isinstance(await provider.refund(wish, str(wish.refund_id)), RefundPendingAtProvider)
-    async with asyncio.timeout(10):
-        while not isinstance(
-            await provider.find_refund(wish.tenant, wish.refund_id, wish.provider_ref), Refunded
-        ):
-            await asyncio.sleep(0.1)
+
+    async def refunded() -> bool:
+        found = await provider.find_refund(wish.tenant, wish.refund_id, wish.provider_ref)
+        return isinstance(found, Refunded)
+
+    await until(refunded)
 
 
 async def test_missed_events_are_told(provider: StripeProvider, simulator: Simulator) -> None:
@@ -225,7 +226,9 @@ async def test_a_charge_that_search_does_not_know_yet_is_found(
     await simulator.control("POST", "/manners", search_lag=60)
     asked = order()
     taken = await capture(provider, asked)
-    assert await provider._search(asked.tenant, asked.payment_id) == []
+    async with simulator.sdk() as client:
+        query = f"metadata['payment_id']:'{asked.payment_id}'"
+        assert (await client.v1.payment_intents.search_async({"query": query})).data == []
     assert await provider.find_capture(asked.tenant, asked.payment_id) == taken
     await simulator.control("POST", "/manners", search_lag=0)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from functools import partial
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -64,11 +67,8 @@ def test_fields_are_nested_as_the_sdk_spells_them() -> None:
 
 @given(st.lists(st.tuples(st.text(max_size=20), st.text(max_size=5)), max_size=5))
 def test_any_form_is_read_or_refused(pairs: list[tuple[str, str]]) -> None:
-    try:
-        params = Params(nested(pairs), NewIntent.KNOWN)
-        NewIntent.read(params)
-    except Refused as refused:
-        assert refused.status == 400
+    with suppress(Refused):
+        NewIntent.read(Params(nested(pairs), NewIntent.KNOWN))
 
 
 @pytest.mark.parametrize(
@@ -126,10 +126,10 @@ def test_an_open_intent_can_be_cancelled(method: str | None) -> None:
 def test_an_ended_intent_stays_as_it_is() -> None:
     cancelled = cancel(intent(None, confirmed=False), None, NOW).answer
     for act in (
-        lambda: cancel(intent(), None, NOW),
-        lambda: cancel(cancelled, None, NOW),
-        lambda: confirm(cancelled, "pm_card_visa", NOW, unattended=False),
-        lambda: confirm(intent(), None, NOW, unattended=False),
+        partial(cancel, intent(), None, NOW),
+        partial(cancel, cancelled, None, NOW),
+        partial(confirm, cancelled, "pm_card_visa", NOW, unattended=False),
+        partial(confirm, intent(), None, NOW, unattended=False),
     ):
         with pytest.raises(Refused) as refused:
             act()

@@ -8,12 +8,13 @@ import time
 from typing import Any
 from uuid import uuid4
 
+import asyncpg
 import httpx
 import pytest
 import stripe
 
 from infra.stripe.webhooks import EVENT_TYPES, verify
-from tests.stripe.running import KEY, SECRET, Hooks, Simulator
+from tests.stripe.running import KEY, SECRET, Hooks, Simulator, http, until
 
 
 def charging(**more: Any) -> Any:
@@ -25,7 +26,7 @@ def body(intent: stripe.PaymentIntent) -> Any:
 
 
 async def post(simulator: Simulator, path: str, key: str, **fields: str) -> httpx.Response:
-    async with httpx.AsyncClient(trust_env=False, verify=False, timeout=15) as client:
+    async with http() as client:
         headers = {"Authorization": f"Bearer {KEY}", "Idempotency-Key": key}
         return await client.post(f"{simulator.base}{path}", data=fields, headers=headers)
 
@@ -169,20 +170,23 @@ async def test_webhooks_are_signed_repeated_and_out_of_order(simulator: Simulato
     hooks.status = 500
     async with simulator.sdk() as client:
         intents = [await client.v1.payment_intents.create_async(charging()) for _ in range(12)]
-    await hooks.until(3)
+
+    async def refused_some() -> bool:
+        return len(hooks.taken) > 3
+
+    await until(refused_some)
     hooks.status = 200
     hooks.taken.clear()
+    ours = {intent.id for intent in intents}
 
     def order() -> list[str]:
         told = [json.loads(hook.body)["data"]["object"]["id"] for hook in hooks.taken]
         return [id_ for id_ in told if id_ in ours]
 
-    ours = {intent.id for intent in intents}
-    async with asyncio.timeout(20):
-        while set(order()) != ours:
-            await asyncio.sleep(0.05)
-        while len(order()) == len(ours):
-            await asyncio.sleep(0.05)
+    async def all_and_more() -> bool:
+        return set(order()) == ours and len(order()) > len(ours)
+
+    await until(all_and_more)
     assert list(dict.fromkeys(order())) != [intent.id for intent in intents]
     for hook in hooks.taken:
         event = verify(hook.body, hook.signature, [SECRET], hook.at, livemode=False)
@@ -213,9 +217,11 @@ async def test_a_refund_may_end_later(simulator: Simulator, method: str, first: 
         intent = await client.v1.payment_intents.create_async(charging(payment_method=method))
         refund = await client.v1.refunds.create_async({"payment_intent": intent.id})
         assert refund.status == first
-        async with asyncio.timeout(10):
-            while (await client.v1.refunds.retrieve_async(refund.id)).status != last:
-                await asyncio.sleep(0.1)
+
+        async def ended() -> bool:
+            return (await client.v1.refunds.retrieve_async(refund.id)).status == last
+
+        await until(ended)
 
 
 async def test_a_payer_can_be_asked(simulator: Simulator) -> None:
@@ -227,6 +233,21 @@ async def test_a_payer_can_be_asked(simulator: Simulator) -> None:
         assert (await client.v1.payment_intents.retrieve_async(intent.id)).status == "succeeded"
 
 
+async def test_lost_database_connections_are_made_again(simulator: Simulator) -> None:
+    connection = await asyncpg.connect(simulator.database)
+    await connection.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+    await connection.close()
+    key = str(uuid4())
+
+    async def answered() -> bool:
+        return (await post(simulator, "/v1/payment_intents", key, **FIELDS)).status_code == 200
+
+    await until(answered, seconds=5)
+
+
 async def test_kills_lose_nothing_and_repeat_nothing(simulator: Simulator, hooks: Hooks) -> None:
     """Callers repeat their keys across six kills: one charge each, and every webhook comes."""
     await simulator.control("POST", "/manners", duplicates=0, delay=0.1)
@@ -235,7 +256,7 @@ async def test_kills_lose_nothing_and_repeat_nothing(simulator: Simulator, hooks
 
     async def customer(number: int) -> None:
         count = 0
-        async with httpx.AsyncClient(trust_env=False, verify=False, timeout=5) as client:
+        async with http() as client:
             while not stop.is_set():
                 tag = f"{number}-{count}"
                 fields = FIELDS | {"metadata[tenant]": "kills", "metadata[payment_id]": tag}
@@ -262,8 +283,10 @@ async def test_kills_lose_nothing_and_repeat_nothing(simulator: Simulator, hooks
     counts = await simulator.control("GET", "")
     assert counts["charged_again"] == 0
     assert len(charged) == len(set(charged.values())) > 50
-    async with asyncio.timeout(60):
-        while (await simulator.control("GET", ""))["undelivered"]:
-            await asyncio.sleep(0.1)
+
+    async def delivered() -> bool:
+        return not (await simulator.control("GET", ""))["undelivered"]
+
+    await until(delivered, seconds=60)
     told = {json.loads(hook.body)["data"]["object"]["id"] for hook in hooks.taken}
     assert set(charged.values()) <= told

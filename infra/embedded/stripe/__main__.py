@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("--home", type=Path, help="state home (default: TRIPLANE_HOME, else .triplane)")
     given = parser.parse_args()
     # uvicorn ends what it does and then sends itself the signal again: by then all is done.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(0))
     try:
         uvloop.run(serve(Settings.load(given.home), given.host, given.port))
     except (SettingsError, OSError, asyncpg.PostgresError) as wrong:

@@ -126,8 +126,8 @@ class Simulator:
             except KeyTaken:
                 answer = Answer(409, _UNDER_WAY.body)
             except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as lost:
-                _log.warning("database_away", error=str(lost))
-                answer = Answer(503, Refused(503, "The simulator's database is away.", type="api_error").body)
+                _log.warning("database_failed", error=str(lost))
+                answer = Answer(503, Refused(503, "The simulator's database failed.", type="api_error").body)
             if answer.replayed:
                 headers["Idempotent-Replayed"] = "true"
             if answer.status >= 500:
@@ -165,7 +165,8 @@ class Simulator:
             async def run(transaction: Transaction) -> Answer:
                 change = await act(transaction)
                 await self._write(transaction, change, {"id": request.state.id, "idempotency_key": key})
-                return Answer(change.status, await self._expanded(change.answer, expand, change.written))
+                (body,) = await self._expanded([change.answer], expand, change.written)
+                return Answer(change.status, body)
 
             key = request.headers.get("Idempotency-Key") or identifier("key")
             if len(key) > KEY_LIMIT:
@@ -256,9 +257,9 @@ class Simulator:
     def _get(self, kind: str) -> Handler:
         async def get(request: Request, fields: Object) -> Answer:
             expand = _expansions(Params(fields, {"expand"}))
-            return Answer(
-                200, await self._expanded(await self.store.get(kind, request.path_params["id"]), expand)
-            )
+            found = await self.store.get(kind, request.path_params["id"])
+            (body,) = await self._expanded([found], expand)
+            return Answer(200, body)
 
         return get
 
@@ -310,15 +311,20 @@ class Simulator:
         return Answer(200, {**body, "next_page": page.data[-1]["id"] if page.more else None})
 
     async def _paged(self, request: Request, kind: str, page: Page, expand: set[str]) -> Object:
-        data = [await self._expanded(body, expand) for body in page.data]
+        data = await self._expanded(page.data, expand)
         return {"object": kind, "data": data, "has_more": page.more, "url": request.url.path}
 
-    async def _expanded(self, body: Object, names: set[str], known: Iterable[Object] = ()) -> Object:
-        wanted = {name: body[name] for name in names if isinstance(body.get(name), str)}
+    async def _expanded(
+        self, bodies: list[Object], names: set[str], known: Iterable[Object] = ()
+    ) -> list[Object]:
+        wanted = [{name: body[name] for name in names if isinstance(body.get(name), str)} for body in bodies]
         found = {one["id"]: one for one in known}
-        if missing := [id_ for id_ in wanted.values() if id_ not in found]:
+        if missing := [id_ for fields in wanted for id_ in fields.values() if id_ not in found]:
             found |= await self.store.many(missing)
-        return body | {name: found[id_] for name, id_ in wanted.items()}
+        return [
+            body | {name: found[id_] for name, id_ in fields.items()}
+            for body, fields in zip(bodies, wanted, strict=True)
+        ]
 
     # -- trouble -------------------------------------------------------------------------------------------------------
 

@@ -74,7 +74,7 @@ class Courier:
                 await self._settle()
                 busy = not self.manners.paused and await self._deliver()
             except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as lost:
-                _log.warning("database_away", error=str(lost))
+                _log.warning("database_failed", error=str(lost))
                 busy = False
             if not busy:
                 await asyncio.sleep(POLL_SECONDS)

@@ -268,7 +268,8 @@ class Transaction:
                 "id": (id_ := identifier("evt")),
                 "type": type_,
                 "created": now,
-                "body": _event(id_, type_, about, request, now),
+                "body": _event(id_, type_, about, request, now)
+                | {"pending_webhooks": int(type_ in deliveries)},
                 "delays": deliveries.get(type_),
             }
             for type_, about in change.events
@@ -319,7 +320,6 @@ def _event(id_: str, type_: str, about: Object, request: Object, now: int) -> Ob
         "created": now,
         "data": {"object": about},
         "livemode": False,
-        "pending_webhooks": 1,
         "request": request,
         "type": type_,
     }

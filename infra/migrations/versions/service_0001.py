@@ -19,6 +19,7 @@ STATEMENTS = (
         type text NOT NULL, schema_version int NOT NULL, payload json NOT NULL, source text NOT NULL,
         correlation text NOT NULL, causation text, traceparent text, time timestamptz NOT NULL,
         recorded_at timestamptz NOT NULL DEFAULT now(), UNIQUE (kind, tenant, key, version))""",
+    "CREATE INDEX events_recorded_at ON events USING brin (recorded_at)",
     "COMMENT ON TABLE events IS 'Every fact of this context, for ever: the audit log. Personal values are sealed.'",
     """CREATE TABLE claims (
         digest bytea PRIMARY KEY, kind text NOT NULL, claim text NOT NULL, tenant text NOT NULL, holder text)""",
