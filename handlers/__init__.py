@@ -90,11 +90,11 @@ class Holder:
     claim: str | None = None
 
 
-class OutcomeUnknown(Exception):  # noqa: N818 - the fact, not the fault
+class OutcomeUnknown(Exception):
     """The outside was called and its answer is lost: the effect may have happened. It is looked up before any retry."""
 
 
-class Unavailable(Exception):  # noqa: N818 - the fact, not the fault
+class Unavailable(Exception):
     """The outside cannot be used now and nothing was done there: the same call is tried again later."""
 
 

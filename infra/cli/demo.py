@@ -21,7 +21,6 @@ from infra.settings import Settings, home_path
 if TYPE_CHECKING:
     import asyncpg
 
-    from infra.demo.answers import Report
 
     Connection = asyncpg.Connection[asyncpg.Record]
 
@@ -69,7 +68,9 @@ async def _platform() -> AsyncIterator[None]:
 
     home = home_path()
     if holder(home) is not None or not _embedded():
-        while not (home / "endpoints.json").exists() and _embedded():
+        for _ in range(600):
+            if (home / "endpoints.json").exists() or not _embedded():
+                break
             await asyncio.sleep(0.2)
         yield
         return

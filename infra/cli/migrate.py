@@ -17,8 +17,8 @@ commands = typer.Typer()
 @commands.command()
 def migrate() -> None:
     """Do whatever is missing, and only that; safe to run at any time."""
-    from infra.migrations.migrate import migrate as run  # noqa: PLC0415 - the drivers take most of a start
-    from infra.runtime.catalog import discover  # noqa: PLC0415
+    from infra.migrations.migrate import migrate as run
+    from infra.runtime.catalog import discover
 
     configure("migrate")
     try:

@@ -138,12 +138,11 @@ async def _find(consumer: str | None, tenant: str | None, reason: str | None) ->
         raise CommandError(msg, Code.USAGE)
     schemas = sorted({wiring.schema for wiring in catalog.consumers.values() if consumer in {None, wiring.name}})
     async with open_engine(Settings.load(), catalog, schemas, size=1) as engine:
-        found = [
+        return [
             it
             for schema in schemas
             for it in await parked(engine.databases[schema], consumer=consumer, tenant=tenant, reason=reason, limit=100_000)
         ]
-    return found
 
 
 async def _choose(

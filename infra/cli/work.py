@@ -22,10 +22,10 @@ def work(
         list[str] | None, typer.Argument(help="Consumers, contexts or relays; all of them by default.")
     ] = None,
 ) -> None:
-    """Run what the names select (`payments`, `sagas.activation`, `projections`, ...) until it is told to stop."""
-    import uvloop  # noqa: PLC0415 - the drivers take most of a start
+    """Run what the names select (`workers`, `payments`, `sagas.activation`, `projections`, ...) until told to stop."""
+    import uvloop
 
-    from infra.runtime.process import UnknownName  # noqa: PLC0415
+    from infra.runtime.process import UnknownName
 
     configure("work")
     try:
@@ -37,11 +37,11 @@ def work(
 
 
 async def _run(names: list[str]) -> None:
-    import structlog  # noqa: PLC0415
+    import structlog
 
-    from infra.runtime.catalog import discover  # noqa: PLC0415
-    from infra.runtime.process import Workers  # noqa: PLC0415
-    from infra.wiring import ports  # noqa: PLC0415
+    from infra.runtime.catalog import discover
+    from infra.runtime.process import Workers
+    from infra.wiring import ports
 
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()

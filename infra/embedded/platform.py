@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 
 SIMULATOR, WORKERS = 1, 2
 """Stages after the servers' 0: the highest is stopped first."""
+PROCESSES = {
+    "workers": ("work", "workers"),
+    "models": ("work", "sagas", "projections"),
+    "serve": ("serve",),
+}
+"""What does the work: two processes, so that both cores are used and a busy worker does not hold up the read models."""
 MEGABYTES_NEEDED = 300
 FIRST_HTTP_PORT = 8080
 
@@ -72,8 +78,8 @@ class Platform:
         if simulator:
             program = self._python("stripe", environment, "infra.embedded.stripe", "--port", str(simulator))
             self._supervisor.start(program, stage=SIMULATOR)
-        for name in ("work", "serve"):
-            self._supervisor.start(self._python(name, environment, "infra.cli", name), stage=WORKERS)
+        for name, command in PROCESSES.items():
+            self._supervisor.start(self._python(name, environment, "infra.cli", *command), stage=WORKERS)
         self._report("serve", "waiting until it is ready")
         await self._supervisor.until(lambda: _answers(host, http), "serve", within=90)
         write_atomically(self._endpoints, json.dumps(endpoints, indent=2))

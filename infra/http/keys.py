@@ -49,7 +49,7 @@ def max_life(settings: Settings) -> int:
 
 
 def ensure_keys(home: Path) -> Path:
-    """Make a key pair where the home has no key at all, and give the directory of keys; two at once make one pair."""
+    """Make a key pair where the home has no key at all, and give the directory of keys (two at once make two: both are good)."""
     directory = home / "keys"
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     if any(directory.glob(f"*{_PUBLIC}")):

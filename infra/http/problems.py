@@ -34,7 +34,7 @@ _STATUS: Final = {
 """Status by code; whatever is understood and still cannot be taken in is 422."""
 
 
-class Problem(Exception):  # noqa: N818 - the fact, not the fault
+class Problem(Exception):
     """Ends a request with a problem document."""
 
     def __init__(

@@ -86,7 +86,7 @@ class Admin:
                 config={
                     "message.timestamp.type": "LogAppendTime",
                     "retention.ms": str(RETENTION_MS[name.rpartition(".")[2]]),
-                    "min.insync.replicas": str(2 if brokers >= 3 else 1),  # noqa: PLR2004 - a majority of three
+                    "min.insync.replicas": str(2 if brokers >= 3 else 1),
                 },
             )
             for name in names
@@ -118,7 +118,7 @@ class Admin:
         return found
 
     def _offsets(self, topics: list[Topic], which: bool | int) -> dict[Place, int]:  # noqa: FBT001 - internal
-        def ask(spec: Any, places: list[Place]) -> dict[Place, int]:  # noqa: ANN401 - the client's own types
+        def ask(spec: Any, places: list[Place]) -> dict[Place, int]:
             asked = {TopicPartition(topic, partition): spec for topic, partition in places}
             answers = self._client.list_offsets(asked, request_timeout=self._timeout_s) if asked else {}
             return {(place.topic, place.partition): future.result(self._timeout_s).offset for place, future in answers.items()}
@@ -131,7 +131,7 @@ class Admin:
         beyond = [place for place, offset in found.items() if offset < 0]
         return found | ask(spec.latest(), beyond)
 
-    async def _guarded(self, call: Any, *arguments: Any) -> Any:  # noqa: ANN401 - passes any call through
+    async def _guarded(self, call: Any, *arguments: Any) -> Any:
         """Run a blocking call beside the loop; what passes by itself (a leader just elected) is tried again."""
         give_up = time.monotonic() + self._timeout_s
         while True:

@@ -60,7 +60,7 @@ class Peek:
             return found
         return found
 
-    def _opened(self) -> Any:  # noqa: ANN401 - the client has no types
+    def _opened(self) -> Any:
         if self._consumer is None:
             self._consumer = Consumer(
                 {

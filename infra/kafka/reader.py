@@ -26,10 +26,10 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
     def __init__(self, rebalanced: Callable[[], Awaitable[None]]) -> None:
         self._rebalanced = rebalanced
 
-    async def on_partitions_revoked(self, revoked: Any) -> None:  # noqa: ANN401, ARG002 - the client's signature
+    async def on_partitions_revoked(self, revoked: Any) -> None:  # noqa: ARG002 - the client's signature
         await self._rebalanced()
 
-    async def on_partitions_assigned(self, assigned: Any) -> None:  # noqa: ANN401, ARG002 - the client's signature
+    async def on_partitions_assigned(self, assigned: Any) -> None:  # noqa: ARG002 - the client's signature
         await self._rebalanced()
 
 

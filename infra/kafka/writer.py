@@ -62,9 +62,8 @@ class Writer:
         try:
             async with asyncio.timeout(within_s):
                 for record in records:
-                    futures.append(
-                        await producer.send(record.topic, record.value, record.key, headers=record.headers)
-                    )
+                    future = await producer.send(record.topic, record.value, record.key, headers=record.headers)
+                    futures.append(future)  # noqa: PERF401 - what was sent before a failure counts
                 await asyncio.wait(futures)
         except (KafkaError, OSError, TimeoutError) as failed:
             broken = True

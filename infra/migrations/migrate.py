@@ -10,8 +10,8 @@ from infra.migrations.monitoring import ensure_monitoring
 from infra.migrations.read_models import ensure_read_models
 from infra.migrations.schemas import ensure_schemas
 from infra.postgres.database import open_database
-from infra.runtime.engine import active_generation
 from infra.runtime.catalog import Catalog, ProjectionWiring, Wiring
+from infra.runtime.engine import active_generation
 from infra.runtime.registration import register
 from infra.settings import Settings
 

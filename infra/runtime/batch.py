@@ -6,6 +6,7 @@ holds; a partition that another process has moved is dropped from the batch, and
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -16,7 +17,7 @@ import structlog
 from infra.postgres.database import DATA, Connection, Database
 from infra.runtime import parking
 from infra.runtime.catalog import Wiring
-from infra.runtime.codec import Codec, Incoming, Rejected
+from infra.runtime.codec import BREATHE_EVERY, Codec, Incoming, Rejected
 from infra.runtime.envelope import Record
 from infra.runtime.errors import TriplaneError, Unacceptable
 from infra.runtime.parking import Parked
@@ -69,7 +70,7 @@ class Counts:
     """Why a redriven message was not taken."""
 
 
-class Outrun(TriplaneError):  # noqa: N818 - the fact, not the fault
+class Outrun(TriplaneError):
     """Another process has written the same messages in the meantime: read what is committed, and go on from there."""
 
 
@@ -203,7 +204,9 @@ class Batcher:
                 fresh.append(it)
         await folding.load(tx, [it for it in fresh if not blocked.intersection(parking.watched(it, keys[id(it)]))])
         applied: list[Incoming] = []
-        for it in fresh:
+        for number, it in enumerate(fresh, 1):
+            if number % BREATHE_EVERY == 0:
+                await asyncio.sleep(0)
             watched = parking.watched(it, keys[id(it)])
             if blocked.intersection(watched):
                 waits = Rejected(it.record, "behind", "waits behind an earlier parked message of the same key", it.envelope)
@@ -248,7 +251,7 @@ def rejected_by(incoming: Incoming, raised: BaseException) -> Rejected:
     """Say why a fold did not take a message."""
     if isinstance(raised, Unacceptable):
         return Rejected(incoming.record, raised.reason, raised.detail, incoming.envelope)
-    log.exception("a fold raised", type=incoming.envelope.type, id=incoming.envelope.id, exc_info=raised)
+    log.error("a fold raised", type=incoming.envelope.type, id=incoming.envelope.id, exc_info=raised)
     return Rejected(incoming.record, "fold_failed", f"{type(raised).__name__}: {raised}", incoming.envelope)
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from hashlib import blake2b
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json, to_json
@@ -23,6 +24,9 @@ from infra.runtime.vault import Subject, Vault
 from projections import Row
 
 M = TypeVar("M", bound=BaseModel)
+
+BREATHE_EVERY: Final = 100
+"""After so many messages the event loop gets a turn: relays and heartbeats share it with long batches."""
 
 
 @dataclass(slots=True)
@@ -132,7 +136,12 @@ class Codec:
             opened.append((record, envelope, body))
         if subjects:
             await self.vault.warm(subjects, create=False)
-        return [it if isinstance(it, Rejected) else self._open(consumer, generation, *it) for it in opened]
+        found: list[Incoming | Rejected] = []
+        for number, it in enumerate(opened, 1):
+            found.append(it if isinstance(it, Rejected) else self._open(consumer, generation, *it))
+            if number % BREATHE_EVERY == 0:
+                await asyncio.sleep(0)
+        return found
 
     def contract_of(self, topic: str, envelope: Envelope) -> Contract:
         """Find the contract of a message on `topic`; raise `Unacceptable` where it does not belong there."""

@@ -24,7 +24,7 @@ from infra.runtime.wakeup import Wakeups
 
 log = structlog.get_logger(__name__)
 
-MAX_BATCH: Final = 2_000
+MAX_BATCH: Final = 1_000
 FETCH_MS: Final = 200
 COMMIT_EVERY_S: Final = 1.0
 PASSING: tuple[type[BaseException], ...] = (*TRANSIENT, Outrun)
@@ -84,7 +84,7 @@ class Consumer:
                 await self._one_turn(stop)
         except PositionLost as lost:
             self.vitals.stopped_because = str(lost)
-            log.error("consumer stopped", consumer=self.name, reason=str(lost))
+            log.error("consumer stopped", consumer=self.name, reason=str(lost))  # noqa: TRY400 - the reason says it all
         finally:
             await self._reader.stop()
 
@@ -148,7 +148,7 @@ class Consumer:
         }
         missing = set(places) - claimed.keys()
         if missing:
-            raise PositionLost(f"{self.name}: {sorted(missing)[0]} is not registered; run: triplane migrate")
+            raise PositionLost(f"{self.name}: {min(missing)} is not registered; run: triplane migrate")
         return claimed
 
     async def _check_reach(self, claimed: dict[Place, Position]) -> None:

@@ -10,7 +10,7 @@ from uuid import UUID
 from events import Erased, Message
 from handlers import Local, Metadata
 from infra.postgres.database import Connection
-from infra.runtime.catalog import DeciderWiring, StateModel
+from infra.runtime.catalog import DeciderWiring
 from infra.runtime.codec import Codec, Incoming, shape_of
 from infra.runtime.envelope import Envelope
 from infra.runtime.identity import derived_id

@@ -194,7 +194,7 @@ class Lanes:
         )
         return [await self._open(row) for row in rows]
 
-    async def _open(self, row: Any) -> Leased:  # noqa: ANN401 - a database row
+    async def _open(self, row: Any) -> Leased:
         headers: dict[str, str] = from_json(row["headers"])
         attributes = {name.removeprefix("ce_"): text for name, text in headers.items()}
         envelope = envelope_of(attributes, row["appended_at"], inbound=False)
@@ -291,7 +291,7 @@ class Lanes:
                 # The lease runs on; when it ends, whoever takes the effect finds its outcome outside.
                 log.warning("outcome not committed yet", lanes=self.name, error=repr(passing))
                 await asyncio.sleep(0.3)
-            except Exception as refused:  # noqa: BLE001 - an outcome that cannot be folded is an operator's
+            except Exception as refused:
                 log.exception("outcome cannot be folded", lanes=self.name, id=str(effect.id))
                 await self._again(effect, refused, standing="started", give_up=True)
                 return

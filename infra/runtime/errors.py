@@ -11,7 +11,7 @@ class WiringError(TriplaneError):
     """The code does not fit together: found at start, with the name of the culprit."""
 
 
-class Unacceptable(TriplaneError):  # noqa: N818 - the fact, not the fault
+class Unacceptable(TriplaneError):
     """A message cannot be taken in. `reason` is a stable code, the text names the field and the remedy."""
 
     def __init__(self, reason: str, detail: str) -> None:

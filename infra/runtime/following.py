@@ -141,4 +141,4 @@ async def _patiently(look: Callable[[], Awaitable[Reached]], wait_s: float) -> R
 
 
 def _number(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) <= 18  # noqa: PLR2004 - fits an offset
+    return text.isascii() and text.isdigit() and len(text) <= 18

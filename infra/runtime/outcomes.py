@@ -87,7 +87,7 @@ class Outcomes:
         )
         return await self._judge(schema, wiring.name, token, rows[0])
 
-    async def _judge(self, schema: str, consumer: str, token: Token, row: Any) -> Outcome | None:  # noqa: ANN401 - a database row
+    async def _judge(self, schema: str, consumer: str, token: Token, row: Any) -> Outcome | None:
         parked: dict[str, str] | None = from_json(row["parked"]) if row["parked"] else None
         applied: int | None = row["applied"]
         if applied is not None and (token.digest is None or applied == token.digest):

@@ -38,6 +38,8 @@ log = structlog.get_logger(__name__)
 
 BEAT_S: Final = 1.0
 STALLED_S: Final = 60.0
+WORKERS: Final = "workers"
+"""The name that selects every context's worker with its effects, and every relay."""
 RESTART_CODE: Final = 75
 """Exit code that asks the supervisor for an immediate restart."""
 
@@ -74,6 +76,10 @@ def select(catalog: Catalog, names: Iterable[str]) -> tuple[list[Wiring], list[s
     chosen: dict[str, Wiring] = {}
     publishing: set[str] = set()
     for name in wanted:
+        if name == WORKERS:
+            chosen |= {**catalog.workers, **catalog.effects}
+            publishing |= set(relays)
+            continue
         found = {it: wiring for it, wiring in consumers.items() if it == name or it.startswith(f"{name}.")}
         schemas = {name.removeprefix("relay.")} & set(relays)
         if not found and not schemas:

@@ -101,7 +101,7 @@ class Projecting:
             await model.delete(tx, gone)
 
 
-def _at(message: Any, path: tuple[str, ...]) -> Any:  # noqa: ANN401 - any field of any message
+def _at(message: Any, path: tuple[str, ...]) -> Any:
     for name in path:
         message = getattr(message, name)
     return message

@@ -140,25 +140,25 @@ class ReadModel:
         return found
 
 
-def _text(column: Column, value: Any) -> str | None:  # noqa: ANN401 - any column's value
+def _text(column: Column, value: Any) -> str | None:
     if value is None:
         return None
     if column.personal:
         return json.dumps(value)
-    assert column.document is not None  # noqa: S101 - the caller asks only for documents
+    assert column.document is not None
     return column.document.dump_json(value).decode()
 
 
 def read_model(row: type[Row], view: str, generation: int) -> ReadModel:
     """Describe the table of a row class; raise `WiringError` naming a field that is no column."""
     personal = set(marked(row, PersonalMark))
-    columns = tuple(_column(row, name, name in personal) for name in row.model_fields)
+    columns = tuple(_column(row, name, personal=name in personal) for name in row.model_fields)
     if not row.__doc__:
         raise WiringError(f"{row.__module__}.{row.__name__}: needs a docstring; it becomes the view's comment")
     return ReadModel(row, view, generation, columns, marked(row, KeyMark))
 
 
-def _column(row: type[Row], name: str, personal: bool) -> Column:  # noqa: FBT001 - a plain fact of the column
+def _column(row: type[Row], name: str, *, personal: bool) -> Column:
     field = row.model_fields[name]
     place = f"{row.__module__}.{row.__name__}.{name}"
     if not field.description:
@@ -166,10 +166,11 @@ def _column(row: type[Row], name: str, personal: bool) -> Column:  # noqa: FBT00
     if name == "tenant" or name.startswith("_"):
         raise WiringError(f"{place}: the name is taken by the engine; the tenant is part of every row by itself")
     if personal:
-        return Column(name, "text", f"{field.description} Personal: encrypted here, readable by HTTP with the right role.", True, None)
+        comment = f"{field.description} Personal: encrypted here, readable by HTTP with the right role."
+        return Column(name, "text", comment, personal=True, document=None)
     sql = _sql(field.annotation)
     document: TypeAdapter[Any] | None = TypeAdapter(cast("type[Any]", field.annotation)) if sql == "jsonb" else None
-    return Column(name, sql, field.description, False, document)
+    return Column(name, sql, field.description, personal=False, document=document)
 
 
 def _sql(annotation: object) -> str:

@@ -222,7 +222,7 @@ def _compiled(statement: sa.Select[Any]) -> tuple[str, list[Any]]:
     return str(compiled), [json.dumps(value) if isinstance(value, list) else value for value in values]
 
 
-def _typed(sql: str, value: Any) -> Any:  # noqa: ANN401 - any column's value
+def _typed(sql: str, value: Any) -> Any:
     if value is None:
         return None
     match sql:

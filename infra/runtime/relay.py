@@ -26,7 +26,8 @@ from infra.runtime.wakeup import Wakeups
 log = structlog.get_logger(__name__)
 
 LEASE_S: Final = 10.0
-BATCH: Final = 2_000
+MIN_BATCH, MAX_BATCH = 100, 2_000
+"""Halved when the broker does not acknowledge in time, so that what is sent again stays small; doubled when it does."""
 POLL_S: Final = 0.5
 
 
@@ -42,6 +43,7 @@ class Relay:
         self._writer = Writer(bootstrap, f"triplane.{self.name}")
         self._epochs: dict[int, int] = {}
         self._renewed_at = -math.inf
+        self._batch = MIN_BATCH
         self._woken = wakeups.listen(database.schema)
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -80,7 +82,7 @@ class Relay:
             """SELECT position, bucket, id, topic, key, headers, value FROM outbox
                WHERE bucket = ANY($1::smallint[]) ORDER BY position LIMIT $2""",
             sorted(self._epochs),
-            BATCH,
+            self._batch,
         )
         if not rows:
             return False
@@ -90,7 +92,10 @@ class Relay:
             await self._forget_rows(done)
         self.vitals.count(published=len(done), unknown=len(rows) - len(done))
         if len(done) < len(rows):
+            self._batch = max(MIN_BATCH, self._batch // 2)
             await asyncio.sleep(0.2)
+        else:
+            self._batch = min(MAX_BATCH, self._batch * 2)
         return True
 
     def _time_left(self) -> float:
@@ -167,7 +172,7 @@ class Relay:
                 async with self.database.connection() as connection:
                     await connection.add_listener(channel, woken)
                     try:
-                        while not connection.is_closed():
+                        while not connection.is_closed():  # noqa: ASYNC110 - the driver tells nobody when a connection breaks
                             await asyncio.sleep(1)
                     finally:
                         await connection.remove_listener(channel, woken)
@@ -175,7 +180,7 @@ class Relay:
                 await asyncio.sleep(1)
 
 
-def _sendable(row: Any) -> Sendable:  # noqa: ANN401 - a database row
+def _sendable(row: Any) -> Sendable:
     headers = [(name, text.encode()) for name, text in from_json(row["headers"])]
     return Sendable(row["topic"], row["key"].encode(), row["value"], headers)
 

@@ -120,7 +120,7 @@ async def redrive(batcher: Batcher, parked_id: int) -> bool:
             opened = await batcher.open([await _thaw(batcher.codec, row)])
             counts = await batcher.apply(tx, opened, redrive=True)
             if counts.refused is not None:
-                raise StillFails(counts.refused.reason, counts.refused.detail)
+                raise StillFails(counts.refused.reason, counts.refused.detail)  # noqa: TRY301 - it rolls back
             await _release(tx, row)
             return True
     except StillFails as fails:

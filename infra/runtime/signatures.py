@@ -22,7 +22,7 @@ Function = Callable[..., Any]
 class Of:
     """An aggregate or local view of type `kind`, found by the message's field `field`."""
 
-    kind: type[Aggregate] | type[Local]
+    kind: type[Aggregate | Local]
     field: str
     optional: bool
 
@@ -162,7 +162,7 @@ def _need(function: Function, name: str, annotation: object, first: tuple[type[A
 def _state_need(
     function: Function,
     name: str,
-    kind: type[Aggregate] | type[Local],
+    kind: type[Aggregate | Local],
     metadata: tuple[object, ...],
     first: tuple[type[Any], ...],
     *,

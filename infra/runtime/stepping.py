@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
@@ -87,7 +87,7 @@ class Stepping:
         self._used: list[int] = []
         self._taken: list[Taken] = []
         self._sent: list[tuple[Message, Envelope, UUID]] = []
-        self._now = datetime.min
+        self._now = datetime.min.replace(tzinfo=UTC)
 
     # -- which instance ---------------------------------------------------------------------------------------------
 
@@ -130,7 +130,7 @@ class Stepping:
             self._instances[row["tenant"], row["key"]] = await self._instance(row)
         await self._load_early(tx, columns)
 
-    async def _instance(self, row: Any) -> Instance:  # noqa: ANN401 - a database row
+    async def _instance(self, row: Any) -> Instance:
         if row["state_name"] is None:
             return Instance()
         kind = self._wiring.states.get(row["state_name"])

@@ -40,7 +40,7 @@ _INSERT: Final = f"""INSERT INTO aggregates (kind, tenant, key, version, shape, 
     SELECT kind, tenant, key, version, shape, state FROM {_NEW} ON CONFLICT DO NOTHING RETURNING 1"""  # noqa: S608 - a constant
 
 
-class Undeclared(TriplaneError, ValueError):  # noqa: N818 - the fact, not the fault
+class Undeclared(TriplaneError, ValueError):
     """A decision touched state that its handler does not ask for, so it was not locked."""
 
 
@@ -152,12 +152,12 @@ class Streams:
                 self._models[kind].model, [(row["tenant"], row["state"]) for row in found]
             )
             for row, state in zip(found, states, strict=True):
-                assert isinstance(state, Aggregate)  # noqa: S101 - the catalogue only holds aggregates here
+                assert isinstance(state, Aggregate)
                 self._streams[kind, row["tenant"], row["key"]] = Stream(row["version"], row["version"], state)
         for row in stale:
             await self._refold(tx, row)
 
-    async def _refold(self, tx: Connection, row: Any) -> None:  # noqa: ANN401 - a database row
+    async def _refold(self, tx: Connection, row: Any) -> None:
         """Fold a stream anew from its events: its snapshot has another shape than the code."""
         key: StreamKey = (row["kind"], row["tenant"], row["key"])
         recorded = await tx.fetch(
@@ -173,7 +173,7 @@ class Streams:
             stream.version = event["version"]
         self._streams[key] = stream
 
-    async def _decode(self, contract: Contract, tenant: str, event: Any) -> Message:  # noqa: ANN401 - a database row
+    async def _decode(self, contract: Contract, tenant: str, event: Any) -> Message:
         envelope = Envelope("", event["type"], "", tenant, event["schema_version"], event["time"], "")
         body = event["payload"].encode()
         subject = self._codec.stored_subject(contract, envelope, body)
@@ -365,7 +365,7 @@ class Streams:
 def initial(model: StateModel, key: str) -> Aggregate:
     """Give the state that a stream begins from."""
     state = model.model.model_validate_strings({model.key: key})
-    assert isinstance(state, Aggregate)  # noqa: S101 - the catalogue only holds aggregates here
+    assert isinstance(state, Aggregate)
     return state
 
 

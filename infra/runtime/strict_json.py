@@ -11,7 +11,7 @@ MAX_DEPTH = 64
 MAX_DIGITS = 40
 
 
-def parse(value: bytes) -> Any:  # noqa: ANN401 - it is JSON
+def parse(value: bytes) -> Any:
     """Read UTF-8 JSON; raise `Unacceptable` for what is ambiguous or dangerous.
 
     Refused: duplicate keys, NaN and infinities, numbers of more than 40 digits, nesting deeper than 64, NUL characters

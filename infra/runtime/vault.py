@@ -15,8 +15,8 @@ from typing import Any, Final
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.hmac import HMAC
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from pydantic_core import from_json, to_json
 
 from infra.postgres.database import Database
@@ -69,7 +69,7 @@ class Vault:
             wrapped = row["wrapped"]
             self._cache[subject] = (read_at, AESGCM(self._unwrap(subject, wrapped)) if wrapped is not None else None)
 
-    def seal(self, subject: Subject, field: str, value: Any) -> dict[str, Any]:  # noqa: ANN401 - any JSON value
+    def seal(self, subject: Subject, field: str, value: Any) -> dict[str, Any]:
         """Encrypt one value; a subject whose key is destroyed gets the erased mark instead."""
         key = self._cache[subject][1]
         if key is None:
@@ -78,7 +78,7 @@ class Vault:
         sealed = nonce + key.encrypt(nonce, to_json(value), _bound_to(subject, field))
         return {"sealed": urlsafe_b64encode(sealed).decode()}
 
-    def unseal(self, subject: Subject, field: str, value: Any) -> Any:  # noqa: ANN401 - any JSON value
+    def unseal(self, subject: Subject, field: str, value: Any) -> Any:
         """Decrypt one value; what was never sealed is given back as it is."""
         if not (isinstance(value, dict) and "sealed" in value):
             return value
@@ -111,7 +111,7 @@ class Vault:
     def claim_digest(self, tenant: str, kind: str, claim: str, value: str) -> bytes:
         """Give the keyed hash under which a claimed value is looked up; without the master key it tells nothing."""
         mac = HMAC(self._pepper, SHA256())
-        mac.update("\0".join((tenant, kind, claim, value)).encode())
+        mac.update(f"{tenant}\0{kind}\0{claim}\0{value}".encode())
         return mac.finalize()[:20]
 
     async def erase(self, subject: Subject) -> bool:

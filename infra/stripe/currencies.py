@@ -21,7 +21,7 @@ _STRIPE_EXPONENTS = {**_ISO_EXPONENTS, "ISK": 2, "UGX": 2, "MGA": 0}
 _THREE_DECIMALS_END_IN = 10  # the card networks behind Stripe take no thousandths
 
 
-class NotRepresentable(ValueError):  # noqa: N818 - the fact, not the fault
+class NotRepresentable(ValueError):
     """The amount cannot be charged through Stripe without rounding, and money is never rounded."""
 
 

@@ -62,7 +62,7 @@ class Reason(StrEnum):
 _ALARMING = frozenset({Reason.NOT_JSON, Reason.NOT_AN_EVENT, Reason.WRONG_MODE, Reason.OTHER_ACCOUNT})
 
 
-class WebhookRefused(Exception):  # noqa: N818 - the fact, not the fault
+class WebhookRefused(Exception):
     """The request is no webhook of ours: answer 400, store nothing."""
 
     def __init__(self, reason: Reason, detail: str) -> None:

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from infra.runtime.catalog import SagaWiring, discover, is_final
+from infra.runtime.catalog import SagaWiring, discover
 from infra.runtime.signatures import META, NEW_ID, NOW, Signature
-from sagas import State, Step, Stuck
+from sagas import Ended, State, Step, Stuck
 from tests.given import META_OF_TESTS, NOON, assert_serialises, ids_from
 from tests.strategies import of
 
@@ -64,7 +64,7 @@ def test_every_saga_begins(saga: SagaWiring, data: st.DataObject) -> None:
 @given(data=st.data())
 def test_every_state_that_waits_has_a_deadline_and_leads_on(saga: SagaWiring, data: st.DataObject) -> None:
     for state in saga.states.values():
-        waits = not is_final(state) and not issubclass(state, Stuck)
+        waits = not issubclass(state, Ended) and not issubclass(state, Stuck)
         assert waits == (state.within is not None), (
             f"{state.__name__} waits for ever, or ends with a deadline"
         )

@@ -290,3 +290,15 @@ async def test_kills_lose_nothing_and_repeat_nothing(simulator: Simulator, hooks
     await until(delivered, seconds=60)
     told = {json.loads(hook.body)["data"]["object"]["id"] for hook in hooks.taken}
     assert set(charged.values()) <= told
+
+
+async def test_a_refund_may_name_the_charge(simulator: Simulator) -> None:
+    async with simulator.sdk() as client:
+        intent = await client.v1.payment_intents.create_async(charging())
+        wish: Any = {"charge": str(intent.latest_charge), "expand": ["payment_intent", "charge"]}
+        refund = await client.v1.refunds.create_async(wish)
+        assert isinstance(refund.payment_intent, stripe.PaymentIntent)
+        assert isinstance(refund.charge, stripe.Charge)
+        assert (refund.payment_intent.id, refund.charge.refunded) == (intent.id, True)
+        with pytest.raises(stripe.InvalidRequestError, match="No such"):
+            await client.v1.refunds.create_async({"charge": "ch_unknown"})

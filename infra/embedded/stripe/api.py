@@ -165,7 +165,7 @@ class Simulator:
             async def run(transaction: Transaction) -> Answer:
                 change = await act(transaction)
                 await self._write(transaction, change, {"id": request.state.id, "idempotency_key": key})
-                (body,) = await self._expanded([change.answer], expand, change.written)
+                (body,) = await _expanded([change.answer], expand, transaction)
                 return Answer(change.status, body)
 
             key = request.headers.get("Idempotency-Key") or identifier("key")
@@ -239,10 +239,10 @@ class Simulator:
         asked = NewRefund.read(params)
 
         async def run(transaction: Transaction) -> Change:
+            intent_id, param = asked.intent or "", "payment_intent"
             if asked.charge:
-                intent_id, param = (await self.store.get("charge", asked.charge))["payment_intent"], "charge"
-            else:
-                intent_id, param = asked.intent or "", "payment_intent"
+                found = (await transaction.many([asked.charge])).get(asked.charge, {})
+                intent_id, param = found.get("payment_intent", asked.charge), "charge"
             intent = await transaction.lock("payment_intent", intent_id, param)
             if intent["status"] != "succeeded":
                 message = f"PaymentIntent {intent['id']} has no successful charge to refund."
@@ -258,7 +258,7 @@ class Simulator:
         async def get(request: Request, fields: Object) -> Answer:
             expand = _expansions(Params(fields, {"expand"}))
             found = await self.store.get(kind, request.path_params["id"])
-            (body,) = await self._expanded([found], expand)
+            (body,) = await _expanded([found], expand, self.store)
             return Answer(200, body)
 
         return get
@@ -311,20 +311,8 @@ class Simulator:
         return Answer(200, {**body, "next_page": page.data[-1]["id"] if page.more else None})
 
     async def _paged(self, request: Request, kind: str, page: Page, expand: set[str]) -> Object:
-        data = await self._expanded(page.data, expand)
+        data = await _expanded(page.data, expand, self.store)
         return {"object": kind, "data": data, "has_more": page.more, "url": request.url.path}
-
-    async def _expanded(
-        self, bodies: list[Object], names: set[str], known: Iterable[Object] = ()
-    ) -> list[Object]:
-        wanted = [{name: body[name] for name in names if isinstance(body.get(name), str)} for body in bodies]
-        found = {one["id"]: one for one in known}
-        if missing := [id_ for fields in wanted for id_ in fields.values() if id_ not in found]:
-            found |= await self.store.many(missing)
-        return [
-            body | {name: found[id_] for name, id_ in fields.items()}
-            for body, fields in zip(bodies, wanted, strict=True)
-        ]
 
     # -- trouble -------------------------------------------------------------------------------------------------------
 
@@ -398,6 +386,16 @@ def _expansions(params: Params, prefix: str = "") -> set[str]:
     if wrong := names - {prefix + name for name in _EXPANDABLE}:
         raise Refused(400, f"This property cannot be expanded: {min(wrong)[:100]}", param="expand")
     return names
+
+
+async def _expanded(bodies: list[Object], names: set[str], source: Store | Transaction) -> list[Object]:
+    wanted = [{name: body[name] for name in names if isinstance(body.get(name), str)} for body in bodies]
+    ids = [id_ for fields in wanted for id_ in fields.values()]
+    found = await source.many(ids) if ids else {}
+    return [
+        body | {name: found[id_] for name, id_ in fields.items()}
+        for body, fields in zip(bodies, wanted, strict=True)
+    ]
 
 
 def _created(params: Params) -> list[tuple[str, object]]:

@@ -16,7 +16,7 @@ _MAX_DEPTH = 6
 _TRUTHS = {"true": True, "false": False}
 
 
-class Refused(Exception):  # noqa: N818 - the fact, not the fault
+class Refused(Exception):
     """The request gets this answer instead of an object."""
 
     def __init__(

@@ -76,6 +76,8 @@ COMMENT ON TABLE stripe_simulator.answers IS 'The first answer to each idempoten
 SETTLES_AFTER_SECONDS: Final = 2.0
 LEASE: Final = timedelta(seconds=30)
 
+_MANY: Final = "SELECT id, body FROM objects WHERE id = ANY($1)"
+
 _WRITE: Final = """
 WITH objects_written AS (
     INSERT INTO objects (id, kind, created, intent, metadata, body, settles_at)
@@ -137,7 +139,7 @@ class Webhook:
     body: Object
 
 
-class KeyTaken(Exception):  # noqa: N818 - the fact, not the fault
+class KeyTaken(Exception):
     """Another request with the same idempotency key got there first."""
 
 
@@ -165,8 +167,7 @@ class Store:
 
     async def many(self, ids: Sequence[str]) -> dict[str, Object]:
         """Give the objects of several ids."""
-        rows = await self._pool.fetch("SELECT id, body FROM objects WHERE id = ANY($1)", ids)
-        return {row["id"]: row["body"] for row in rows}
+        return {row["id"]: row["body"] for row in await self._pool.fetch(_MANY, ids)}
 
     async def page(
         self, table: str, limit: int, conditions: Iterable[tuple[str, object]], before: str | None
@@ -246,6 +247,10 @@ class Transaction:
         if body is None:
             raise _missing(kind, id_, param)
         return cast("Object", body)
+
+    async def many(self, ids: Sequence[str]) -> dict[str, Object]:
+        """Give the objects of several ids, without a second connection: waiting for one could wait for ever."""
+        return {row["id"]: row["body"] for row in await self._connection.fetch(_MANY, ids)}
 
     async def write(
         self, change: Change, request: Object, now: int, deliveries: dict[str, list[float]]

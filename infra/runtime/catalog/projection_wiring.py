@@ -1,0 +1,99 @@
+"""How a projection is wired: which events fold into which rows, and where their keys are found."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+from events import KeyMark, marked
+from infra.runtime.catalog.message_types import Contract, consumed
+from infra.runtime.errors import WiringError
+from infra.runtime.signatures import Function, Signature, classes, read, where
+from projections import Projection, Query, Row
+
+
+@dataclass(frozen=True, slots=True)
+class FoldWiring:
+    """One projection function: which event, into which row, and where the key columns are found in the event."""
+
+    signature: Signature
+    row: type[Row]
+    paths: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectionWiring:
+    """One read model: a consumer of its own."""
+
+    name: str
+    schema: str
+    topics: tuple[str, ...]
+    projection: Projection
+    folds: dict[str, tuple[FoldWiring, ...]]
+    rows: dict[type[Row], str]
+    """Row class -> the name of its view in `read`."""
+    queries: dict[str, tuple[type[Query[Any]], type[Row]]]
+    first_start: Literal["beginning", "end"] = "beginning"
+
+    @property
+    def listens(self) -> frozenset[str]:
+        """The events it folds."""
+        return frozenset(self.folds)
+
+
+def wire_projection(projection: Projection, contracts: dict[str, Contract]) -> ProjectionWiring:
+    """Wire a projection as a consumer of its own."""
+    folds: dict[str, tuple[FoldWiring, ...]] = {}
+    rows: dict[type[Row], str] = {}
+    for function, keys in projection.folds:
+        signature = read(function, beside=1)
+        if len(signature.beside) != 1 or not issubclass(signature.beside[0], Row):
+            raise WiringError(f"{where(function)}: its second parameter is the row, `Row | None`")
+        row = signature.beside[0]
+        view = projection.name if not rows or next(iter(rows)) is row else f"{projection.name}_{snake(row.__name__)}"
+        rows.setdefault(row, view)
+        for contract in consumed(signature, contracts):
+            if contract.kind == "command":
+                raise WiringError(f"{where(function)}: {contract.name} is a command; a projection folds facts")
+            paths = tuple(tuple(keys.get(name, name).split(".")) for name in marked(row, KeyMark))
+            if not paths:
+                raise WiringError(f"{where(function)}: {row.__name__} has no Key[...] field")
+            for path in paths:
+                _check_path(function, contract.model, path)
+            folds[contract.name] = (*folds.get(contract.name, ()), FoldWiring(signature, row, paths))
+    queries: dict[str, tuple[type[Query[Any]], type[Row]]] = {}
+    for query in projection.queries:
+        row = _row_of(query)
+        if row not in rows:
+            raise WiringError(f"{query.__module__}.{query.__name__}: asks for {row.__name__}, which no function here folds")
+        queries[snake(query.__name__)] = (query, row)
+    topics = tuple(sorted({contracts[name].topic for name in folds}))
+    return ProjectionWiring(f"projections.{projection.name}", "projections", topics, projection, folds, rows, queries)
+
+
+def _check_path(function: Function, model: type[BaseModel], path: tuple[str, ...]) -> None:
+    here: Any = model
+    for name in path:
+        fields = getattr(here, "model_fields", {})
+        if name not in fields:
+            raise WiringError(
+                f"{where(function)}: unknown key field {'.'.join(path)!r} in {model.__name__}; "
+                "say where it is found: @projection.on(column='path.in.event')"
+            )
+        here = next(iter(classes(fields[name].annotation)), None)
+
+
+def _row_of(query: type[Query[Any]]) -> type[Row]:
+    for base in query.__mro__:
+        arguments = getattr(base, "__pydantic_generic_metadata__", {}).get("args", ())
+        if arguments:
+            return arguments[0]  # type: ignore[no-any-return]
+    raise WiringError(f"{query.__module__}.{query.__name__}: say which row it asks for: Query[Row]")
+
+
+def snake(name: str) -> str:
+    """Write a class name as a part of a URL or view: `OfCustomer` -> `of_customer`."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
