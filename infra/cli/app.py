@@ -19,7 +19,7 @@ from infra.embedded.lock import HomeTaken
 from infra.settings import SettingsError, home_path
 
 FULL = {errno.ENOSPC, errno.EDQUOT}
-HELPERS = {"__main__", "app", "errors", "progress"}
+HELPERS = {"__main__", "app", "errors", "progress", "terminal"}
 
 
 def main(arguments: list[str] | None = None) -> int:  # noqa: PLR0911 - one for every way to end

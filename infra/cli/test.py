@@ -55,8 +55,17 @@ def _checks(home: Path, environment: dict[str, str]) -> list[str]:
     checks = {
         "mypy": ["-m", "mypy", "--cache-dir", str(home / "mypy"), *PACKAGES],
         "pyright": ["-m", "pyright", "--pythonpath", sys.executable],
-        "ruff": ["-m", "ruff", "check", "--cache-dir", str(home / "ruff")],
-        "ruff format": ["-m", "ruff", "format", "--check", "--cache-dir", str(home / "ruff")],
+        "ruff": ["-m", "ruff", "check", "--output-format", "concise", "--cache-dir", str(home / "ruff")],
+        "ruff format": [
+            "-m",
+            "ruff",
+            "format",
+            "--check",
+            "--output-format",
+            "concise",
+            "--cache-dir",
+            str(home / "ruff"),
+        ],
         "import contracts": [
             str(Path(sys.executable).with_name("lint-imports")),
             "--cache-dir",

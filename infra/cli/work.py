@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 from typing import Annotated
 
 import typer
@@ -18,9 +17,7 @@ commands = typer.Typer()
 
 @commands.command()
 def work(
-    names: Annotated[
-        list[str] | None, typer.Argument(help="Consumers, contexts or relays; all of them by default.")
-    ] = None,
+    names: Annotated[list[str] | None, typer.Argument(help="Consumers, contexts or relays; all of them by default.")] = None,
 ) -> None:
     """Run what the names select (`workers`, `payments`, `sagas.activation`, `projections`, ...) until told to stop."""
     import uvloop
@@ -39,16 +36,18 @@ def work(
 async def _run(names: list[str]) -> None:
     import structlog
 
+    from infra.kafka import application
     from infra.runtime.catalog import discover
     from infra.runtime.process import Workers
     from infra.wiring import ports
 
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, stop.set)
-
     def ready() -> None:
         structlog.get_logger(__name__).info("working", names=names or ["everything"])
 
-    await Workers(Settings.load(), discover(), ports).run(names, stop, ready)
+    settings = Settings.load()
+    workers = Workers(settings, discover(), ports)
+
+    async def run(stop: asyncio.Event) -> None:
+        await workers.run(names, stop, ready)
+
+    await application.run(settings.kafka, run)

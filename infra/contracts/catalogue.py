@@ -10,9 +10,11 @@ from pydantic.json_schema import models_json_schema
 from events import Message
 from events.payments import CheckPayment, CheckRefund
 from events.sagas import SagaAdvanced
-from infra.runtime.catalog import Catalog, Contract, SagaWiring, is_final
+from infra.runtime.catalog import Catalog, Contract, SagaWiring
+from sagas import Ended
 from infra.runtime.reading import Question
 from infra.runtime.signatures import Signature
+from sagas import Ended
 
 UPSTREAM = "upstream"
 OPERATORS = "triplane (operators)"
@@ -129,7 +131,7 @@ def _saga(catalog: Catalog, wiring: SagaWiring) -> dict[str, Any]:
             {
                 "name": name,
                 "meaning": _words(state.__doc__),
-                "final": is_final(state),
+                "final": issubclass(state, Ended),
                 "within_seconds": None if state.within is None else state.within.total_seconds(),
                 "answers": {
                     event: sent(signature) for (of, event), signature in sorted(wiring.moves.items(), key=_by_event) if of is state

@@ -9,8 +9,8 @@ from typing import Any
 import asyncpg
 
 from infra.kafka.admin import Admin
-from infra.migrations.schemas import chains
 from infra.runtime.catalog import Catalog
+from infra.runtime.schemas import chains
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -16,6 +17,11 @@ import sys
 from pathlib import Path
 
 MEGABYTES_NEEDED = 600
+LAUNCH = Path(__file__).with_name("launch.py")
+PIP = ["-I", "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--progress-bar", "off"]
+PIP += ["--no-compile", "--no-deps", "--require-hashes", "--only-binary", ":all:"]
+BUILDER, BUILT = "setuptools", "localstripe"
+"""The one package without a wheel (a test tool) is built by the locked setuptools, not by one that pip would fetch."""
 CONSOLE_SCRIPT = """#!{python}
 import sys
 from infra.cli import main
@@ -25,6 +31,7 @@ sys.exit(main())
 
 def install(root: Path, home: Path, venv: Path, lock: Path) -> None:
     """Install `lock` into `venv`; waits while another process does the same."""
+    # others may pass through, into what belongs to the user that the database runs as; they cannot look around
     home.mkdir(mode=0o711, parents=True, exist_ok=True)
     with (home / "install.lock").open("w") as guard:
         try:
@@ -32,54 +39,46 @@ def install(root: Path, home: Path, venv: Path, lock: Path) -> None:
         except BlockingIOError:
             say("another start is installing; waiting for it")
             fcntl.flock(guard, fcntl.LOCK_EX)
-        if (venv / "complete").exists() and os.access(venv / "bin" / "python", os.X_OK):
-            return
-        free = shutil.disk_usage(home).free >> 20
-        if free < MEGABYTES_NEEDED:
-            refuse(
-                f"{home} has {free} MB free and {MEGABYTES_NEEDED} MB are needed: free space, or choose another --home"
-            )
-        shutil.rmtree(venv, ignore_errors=True)
-        run([sys.executable, "-m", "venv", str(venv)], home, 0)
-        python = str(venv / "bin" / "python")
-        cache = home / "downloads"  # an interrupted start goes on from here
-        packages = sum("==" in line for line in lock.read_text("utf-8").splitlines())
-        say(f"installing {packages} locked packages (first start only)")
-        pip = [
-            python,
-            "-I",
-            "-m",
-            "pip",
-            "install",
-            "--disable-pip-version-check",
-            "--no-input",
-            "--no-compile",
-        ]
-        pip += ["--cache-dir", str(cache), "--progress-bar", "off", "--only-binary", ":all:"]
-        pip += ["--no-deps", "--require-hashes", "-r", str(lock)]
-        run(pip, home, packages)
-        packages_directory = next((venv / "lib").glob("python3*")) / "site-packages"
-        (packages_directory / "triplane.pth").write_text(f"{root}\n", "utf-8")
-        console = venv / "bin" / "triplane"
-        console.write_text(CONSOLE_SCRIPT.format(python=python), "utf-8")
-        console.chmod(0o755)
-        shutil.rmtree(cache, ignore_errors=True)
-        (venv / "complete").touch()
+        if not (venv / "complete").exists() or not os.access(venv / "bin" / "python", os.X_OK):
+            make(root, home, venv, lock)
 
 
-def run(command: list[str], home: Path, packages: int) -> None:
+def make(root: Path, home: Path, venv: Path, lock: Path) -> None:
+    """Make the environment from nothing."""
+    free = shutil.disk_usage(home).free >> 20
+    if free < MEGABYTES_NEEDED:
+        refuse(
+            f"{home} has {free} MB free, {MEGABYTES_NEEDED} MB are needed: free space, or choose another --home"
+        )
+    shutil.rmtree(venv, ignore_errors=True)
+    run([sys.executable, "-m", "venv", str(venv)], home)
+    requirements = re.split(r"^(?=[a-z0-9])", lock.read_text("utf-8"), flags=re.MULTILINE)[1:]
+    say(f"installing {len(requirements)} locked packages (first start only)")
+    python = str(venv / "bin" / "python")
+    downloads = home / "downloads"  # an interrupted start goes on from here
+    pip = [python, *PIP, "--cache-dir", str(downloads)]
+    for requirement in requirements:
+        if requirement.startswith(f"{BUILDER}=="):
+            builder = venv / "builder.lock"
+            builder.write_text(requirement, "utf-8")
+            run([*pip, "-r", str(builder)], home)
+    run([*pip, "--no-binary", BUILT, "--no-build-isolation", "-r", str(lock)], home, len(requirements))
+    site = next((venv / "lib").glob("python3*")) / "site-packages"
+    (site / "triplane.pth").write_text(f"{root}\n", "utf-8")
+    console = venv / "bin" / "triplane"
+    console.write_text(CONSOLE_SCRIPT.format(python=python), "utf-8")
+    console.chmod(0o755)
+    shutil.rmtree(downloads, ignore_errors=True)
+    (venv / "complete").touch()
+
+
+def run(command: list[str], home: Path, packages: int = 0) -> None:
     """Run one step with its output in the install log, counting the packages as they come."""
     path = home / "logs" / "install.log"
     path.parent.mkdir(exist_ok=True)
+    # a killed start takes its steps with it, so that none of them writes into the next one's environment
+    tied = [sys.executable, "-I", str(LAUNCH), str(os.getpid()), str(int(signal.SIGKILL)), ""]
     seen = 0
-    tied = [
-        sys.executable,
-        "-I",
-        str(Path(__file__).with_name("launch.py")),
-        str(os.getpid()),
-        str(int(signal.SIGKILL)),
-        "",
-    ]
     with (
         path.open("w", encoding="utf-8") as log,
         subprocess.Popen(
@@ -89,20 +88,19 @@ def run(command: list[str], home: Path, packages: int) -> None:
         assert process.stdout is not None
         for line in process.stdout:
             log.write(line)
-            if line.startswith("Collecting "):
+            if packages and line.startswith("Collecting "):
                 seen += 1
                 progress(f"{seen}/{packages} {line.split()[1]}", last=False)
-            elif line.startswith("Installing collected packages"):
+            elif packages and line.startswith("Installing collected packages"):
                 progress("unpacking", last=True)
     if process.returncode:
         output = path.read_text("utf-8", errors="replace")
         if "No space left on device" in output:
-            refuse(f"the disk of {home} is full: free space, or choose another --home; then start again")
-        words = [
-            line.strip() for line in output.splitlines() if "ERROR" in line or "rror:" in line
-        ] or output.splitlines()[-3:]
+            disk_full(home)
+        lines = output.splitlines()
+        words = [line.strip() for line in lines if "ERROR" in line or "rror:" in line] or lines[-3:]
         refuse(
-            f"installation failed: {' | '.join(words[-3:])}\n  the whole of it is in {path}; start again to go on"
+            f"installation failed: {' | '.join(words[-3:])}\n  all of it is in {path}; start again to go on"
         )
 
 
@@ -119,21 +117,25 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def disk_full(home: Path) -> None:
+    """End with the remedy for a full disk."""
+    refuse(f"the disk of {home} is full: free space, or choose another --home; then start again")
+
+
 def refuse(text: str) -> None:
     """End with a message."""
     sys.exit(f"triplane: {text}")
 
 
 if __name__ == "__main__":
+    places = [Path(argument) for argument in sys.argv[1:5]]
     try:
-        install(*(Path(argument) for argument in sys.argv[1:5]))
+        install(*places)
     except KeyboardInterrupt:
         sys.exit(130)
     except OSError as error:
-        if error.errno == errno.ENOSPC:
-            refuse(
-                f"the disk of {sys.argv[2]} is full: free space, or choose another --home; then start again"
-            )
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            disk_full(places[1])
         refuse(
-            f"{error.filename or 'the state home'}: {error.strerror}; give this user a directory it may write, with --home DIR"
+            f"{error.filename or places[1]}: {error.strerror}; choose a directory that may be written, with --home"
         )

@@ -16,7 +16,7 @@ GLANCE = 0.5
 """Seconds a taker waits, because `status` and `down` hold the lock for an instant to see whether it is free."""
 
 
-class HomeTaken(Exception):  # noqa: N818 - named for the fact
+class HomeTaken(Exception):
     """Somebody holds the home's lock."""
 
     def __init__(self, home: Path, pid: int) -> None:

@@ -68,7 +68,7 @@ class Sealed(BaseModel):
 
 
 class AsOf(BaseModel):
-    """How fresh an answer is. Measured at most about a second ago; empty while the broker does not answer."""
+    """How fresh an answer is. Measured some seconds ago at most; empty while the broker does not answer."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
@@ -169,7 +169,7 @@ def _check(reached: Reached) -> None:
 
 async def _as_of(services: Services, model: ProjectionWiring) -> dict[str, Any]:
     try:
-        measured = await services.gauge.measure()
+        measured = await services.gauge.recent()
     except TRANSIENT:
         return {"lag_events": None, "lag_seconds": None, "measured_at": None}
     part = measured.parts[model.name]

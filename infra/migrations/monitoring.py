@@ -11,8 +11,8 @@ from typing import Final
 
 import asyncpg
 
-from infra.migrations.schemas import ANALYSTS, chains
 from infra.runtime.catalog import Catalog
+from infra.runtime.schemas import ANALYSTS, chains
 from infra.settings import Settings
 
 MONITOR: Final = "triplane_monitor"

@@ -1,9 +1,8 @@
-"""Which schemas there are, who owns each, and which chains make it what it is."""
+"""Makes schemas and their roles, and brings each schema to the heads of its chains."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
 
 import asyncpg
 from alembic import command
@@ -14,26 +13,8 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from infra.runtime.catalog import Catalog
+from infra.runtime.schemas import ANALYSTS, chains
 from infra.settings import Settings
-
-PLATFORM: Final = {
-    "sagas": ("heartbeats", "engine", "outbox", "sagas"),
-    "projections": ("heartbeats", "engine", "projections"),
-    "read": (),
-    "intake": ("heartbeats", "outbox", "intake"),
-    "vault": ("vault",),
-    "tenancy": ("tenancy",),
-    "operations": ("heartbeats", "outbox", "operations"),
-    "stripe_simulator": (),
-    "monitor": (),
-}
-SERVICE: Final = ("heartbeats", "engine", "outbox", "service")
-ANALYSTS: Final = "triplane_analysts"
-
-
-def chains(catalog: Catalog) -> dict[str, tuple[str, ...]]:
-    """Give every schema with the chains that build it."""
-    return {**dict.fromkeys(catalog.contexts, SERVICE), **PLATFORM}
 
 
 async def ensure_schemas(settings: Settings, catalog: Catalog) -> list[str]:

@@ -8,6 +8,7 @@ idle topic too, and its partitions count as unattended at once.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,14 +19,15 @@ from pydantic_core import from_json
 
 from infra.kafka.admin import Admin, BrokerUnavailable, Topic
 from infra.kafka.peek import Peek
-from infra.migrations.schemas import chains
-from infra.postgres.database import Database, Row, open_database
+from infra.postgres.database import TRANSIENT, Database, Row, open_database
 from infra.runtime.catalog import Catalog, EffectWiring, ProjectionWiring, SagaWiring, Wiring, discover
 from infra.runtime.outbox import BUCKETS
+from infra.runtime.schemas import chains
 from infra.settings import Settings
 from sagas import Stuck
 
 CACHE_S: Final = 0.8
+RECENT_S: Final = 3.0
 SLOW_CACHE_S: Final = 15.0
 """How long counts that read whole tables are kept."""
 BROKER_TIMEOUT_S: Final = 3.0
@@ -123,6 +125,7 @@ class Gauge:
         self._topics: list[Topic] = []
         self._ends: tuple[float, dict[Place, int]] | None = None
         self._asking: asyncio.Task[None] | None = None
+        self._renewing: asyncio.Task[None] | None = None
 
     async def measure(self) -> Freshness:
         """Give figures that are at most about a second old; database errors are raised."""
@@ -131,10 +134,24 @@ class Gauge:
                 self._last = (time.monotonic(), await self._measure())
             return self._last[1]
 
+    async def recent(self) -> Freshness:
+        """Give figures that are at most some seconds old, without waiting for new ones: those are on their way."""
+        if self._last is None or time.monotonic() - self._last[0] > RECENT_S:
+            return await self.measure()
+        if time.monotonic() - self._last[0] > CACHE_S and (self._renewing is None or self._renewing.done()):
+            self._renewing = asyncio.create_task(self._renew())
+        return self._last[1]
+
+    async def _renew(self) -> None:
+        # What went wrong is told to whoever waits for figures.
+        with contextlib.suppress(*TRANSIENT):
+            await self.measure()
+
     async def close(self) -> None:
-        """Stop asking the broker."""
-        if self._asking is not None:
-            await asyncio.wait([self._asking])
+        """Stop measuring."""
+        running = [task for task in (self._asking, self._renewing) if task is not None]
+        if running:
+            await asyncio.wait(running)
         await self._peek.close()
 
     async def _measure(self) -> Freshness:

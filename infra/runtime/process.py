@@ -20,7 +20,6 @@ from uuid import uuid4
 import structlog
 from pydantic_core import to_json
 
-from infra.migrations.schemas import chains
 from infra.postgres.database import TRANSIENT, Database
 from infra.runtime.catalog import Catalog, EffectWiring, SagaWiring, Wiring
 from infra.runtime.consumer import Consumer, Vitals, vitals_row
@@ -31,6 +30,7 @@ from infra.runtime.errors import TriplaneError
 from infra.runtime.housekeeping import Housekeeping
 from infra.runtime.registration import register
 from infra.runtime.relay import Relay
+from infra.runtime.schemas import chains
 from infra.runtime.wakeup import Wakeups
 from infra.settings import Settings
 

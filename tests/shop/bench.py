@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Generator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -35,7 +35,7 @@ from infra.postgres.database import Database
 from infra.runtime import catalog as cataloguing
 from infra.runtime import repair
 from infra.runtime.batch import Batcher, Counts, Place, Position
-from infra.runtime.catalog import Catalog, discover
+from infra.runtime.catalog import Catalog, discover, message_types
 from infra.runtime.engine import Engine, open_engine
 from infra.runtime.envelope import Envelope, Header, Record
 from infra.runtime.identity import source_of
@@ -59,7 +59,11 @@ def wire(
         "sagas": list(sagas),
         "projections": list(projections),
     }
-    with patch.object(cataloguing, "_modules", lambda package: iter(modules[package.__name__])):
+
+    def walked(package: ModuleType) -> Iterator[ModuleType]:
+        return iter(modules[package.__name__])
+
+    with patch.object(cataloguing, "modules", walked), patch.object(message_types, "modules", walked):
         return discover.__wrapped__()
 
 
