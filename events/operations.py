@@ -53,3 +53,27 @@ class ParkedDiscarded(Event):
     who: ShortText
     why: ShortText
     at: Instant
+
+
+class EffectRetried(Event):
+    """An outside effect of unknown outcome is looked up again, and done if it has not happened."""
+
+    operation_id: Key[UUID]
+    consumer: ShortText
+    """The `async def` handler whose effect it is."""
+    effect_id: UUID
+    who: ShortText
+    why: ShortText
+    at: Instant
+
+
+class EffectAbandoned(Event):
+    """An outside effect of unknown outcome is left as it is: an operator has seen to it by other means."""
+
+    operation_id: Key[UUID]
+    consumer: ShortText
+    """The `async def` handler whose effect it was."""
+    effect_id: UUID
+    who: ShortText
+    why: ShortText
+    at: Instant

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from infra.cli.errors import Code, CommandError
+from infra.cli.terminal import harmless
 from infra.settings import Settings
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def list_parked(consumer: Consumer = None, tenant: Tenant = None, reason: Reason
         return
     for it in found:
         place = f"{it.topic}/{it.partition}/{it.offset}"
-        typer.echo(f"{it.name:<16} {it.tenant:<12} {it.consumer:<28} {it.type or '?':<32} {place}\n    {it.reason}: {_shown(it.detail)}")
+        typer.echo(f"{it.name:<16} {it.tenant:<12} {it.consumer:<28} {it.type or '?':<32} {place}\n    {it.reason}: {harmless(it.detail)}")
     typer.echo(f"{len(found)} parked", err=True)
 
 
@@ -70,7 +71,7 @@ def redrive(
     _confirm(f"redrive {len(chosen)} messages", why, yes=yes, nothing=not chosen)
     done, failed = asyncio.run(_redrive(chosen, why, rate))
     for it, because in failed:
-        typer.echo(f"{it.name}: stays parked: {_shown(because)}", err=True)
+        typer.echo(f"{it.name}: stays parked: {harmless(because)}", err=True)
     typer.echo(f"{done} redriven, {len(failed)} stay parked")
     if failed:
         raise SystemExit(Code.PARTIAL if done else Code.FAILED)
@@ -106,11 +107,6 @@ def _confirm(what: str, why: str, *, yes: bool, nothing: bool) -> None:
         raise CommandError(msg, Code.REFUSED)
     if not typer.confirm(f"{what}?"):
         raise SystemExit(Code.REFUSED)
-
-
-def _shown(text: str) -> str:
-    """Make a text from outside harmless for a terminal."""
-    return text.encode("unicode_escape").decode() if not text.isprintable() else text
 
 
 def _parsed(name: str) -> tuple[str, int]:
@@ -178,7 +174,7 @@ async def _show(schema: str, number: int) -> str:
         raise CommandError(msg, Code.USAGE)
     lines = [f"place      {record.topic}/{record.partition}/{record.offset}", f"appended   {record.at.isoformat()}"]
     lines.append(f"key        {_bytes(record.key)}")
-    lines += [f"header     {_shown(name)}: {_bytes(value)}" for name, value in record.headers]
+    lines += [f"header     {harmless(name)}: {_bytes(value)}" for name, value in record.headers]
     lines.append(f"value      {_bytes(record.value)}")
     return "\n".join(lines)
 
@@ -187,7 +183,7 @@ def _bytes(value: bytes | None) -> str:
     if value is None:
         return "(null)"
     try:
-        return _shown(value.decode("utf-8"))
+        return harmless(value.decode("utf-8"))
     except UnicodeDecodeError:
         return f"hex {value.hex()}"
 

@@ -52,25 +52,13 @@ def test(
 
 def _checks(home: Path, environment: dict[str, str]) -> list[str]:
     """Run every check, two at a time; the names of those that failed, after their output."""
+    imports = str(Path(sys.executable).with_name("lint-imports"))
     checks = {
-        "mypy": ["-m", "mypy", "--cache-dir", str(home / "mypy"), *PACKAGES],
+        "mypy": ["-m", "mypy", *PACKAGES],
         "pyright": ["-m", "pyright", "--pythonpath", sys.executable],
-        "ruff": ["-m", "ruff", "check", "--output-format", "concise", "--cache-dir", str(home / "ruff")],
-        "ruff format": [
-            "-m",
-            "ruff",
-            "format",
-            "--check",
-            "--output-format",
-            "concise",
-            "--cache-dir",
-            str(home / "ruff"),
-        ],
-        "import contracts": [
-            str(Path(sys.executable).with_name("lint-imports")),
-            "--cache-dir",
-            str(home / "imports"),
-        ],
+        "ruff": ["-m", "ruff", "check"],
+        "ruff format": ["-m", "ruff", "format", "--check"],
+        "import contracts": [imports, "--cache-dir", str(home / "imports")],
     }
 
     def run(name: str) -> str | None:
@@ -111,7 +99,11 @@ def _servers(home: Path, software: Path) -> Generator[dict[str, str]]:
                 "TRIPLANE_HOME": str(home),
                 "TRIPLANE_KAFKA": endpoints["kafka"],
                 "TRIPLANE_POSTGRES": endpoints["postgres"],
+                # what the tools keep belongs to the state home, too
                 "HYPOTHESIS_STORAGE_DIRECTORY": str(home / "hypothesis"),
+                "MYPY_CACHE_DIR": str(home / "mypy"),
+                "RUFF_CACHE_DIR": str(home / "ruff"),
+                "RUFF_OUTPUT_FORMAT": "concise",
                 "PYRIGHT_PYTHON_IGNORE_WARNINGS": "1",
             }
         finally:

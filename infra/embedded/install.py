@@ -18,8 +18,10 @@ from pathlib import Path
 
 MEGABYTES_NEEDED = 600
 LAUNCH = Path(__file__).with_name("launch.py")
-PIP = ["-I", "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--progress-bar", "off"]
-PIP += ["--no-compile", "--no-deps", "--require-hashes", "--only-binary", ":all:"]
+PIP = [
+    *("-I", "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--progress-bar", "off"),
+    *("--no-compile", "--no-deps", "--require-hashes", "--only-binary", ":all:"),
+]
 BUILDER, BUILT = "setuptools", "localstripe"
 """The one package without a wheel (a test tool) is built by the locked setuptools, not by one that pip would fetch."""
 CONSOLE_SCRIPT = """#!{python}

@@ -22,6 +22,8 @@ FORGET: Final = {
     "inbox": "received_on < CURRENT_DATE - 35",
     "published": "published_at < now() - interval '1 day'",
     "effects": "standing = 'done' AND ended_at < now() - interval '35 days'",
+    "answers": "at < now() - interval '30 days'",
+    "webhooks": "received_at < now() - interval '90 days'",
     "parked": "topic LIKE '%.inbound' AND parked_at < now() - interval '30 days'",
 }
 """Table -> what may go. Parked bytes from outside may hold personal values that nobody can erase, so they expire."""

@@ -33,7 +33,7 @@ STATEMENTS = (
         standing text NOT NULL DEFAULT 'due', attempts int NOT NULL DEFAULT 0, not_before timestamptz NOT NULL DEFAULT now(),
         owner uuid, epoch bigint NOT NULL DEFAULT 0, expires_at timestamptz NOT NULL DEFAULT '-infinity',
         error text, recorded_at timestamptz NOT NULL DEFAULT now(), ended_at timestamptz,
-        CHECK (standing IN ('due', 'started', 'done', 'unknown', 'failed')))""",
+        CHECK (standing IN ('due', 'started', 'done', 'unknown')))""",
     "CREATE INDEX effects_open ON effects (consumer, tenant, key, position) WHERE standing <> 'done'",
     "COMMENT ON TABLE effects IS 'What is to be done outside; started is committed before the call, done with its outcome.'",
 )
