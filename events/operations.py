@@ -77,3 +77,14 @@ class EffectAbandoned(Event):
     who: ShortText
     why: ShortText
     at: Instant
+
+
+class PersonErased(Event):
+    """The key of a person is destroyed: what was personal about them cannot be read any more, anywhere."""
+
+    operation_id: Key[UUID]
+    subject_id: ShortText
+    """The person, customer or conversation, by its id."""
+    who: ShortText
+    why: ShortText
+    at: Instant

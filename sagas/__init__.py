@@ -38,6 +38,7 @@ __all__ = ["Compensated", "Done", "Ended", "Saga", "State", "Step", "Stuck", "go
 C_co = TypeVar("C_co", bound=Command, covariant=True)
 C = TypeVar("C", bound=Command)
 Move = TypeVar("Move", bound=Callable[..., "Step[Any]"])
+S = TypeVar("S", bound="State")
 
 
 class State(BaseModel):
@@ -47,6 +48,10 @@ class State(BaseModel):
 
     within: ClassVar[timedelta | None] = None
     """How long the flow may stay here before its `late` move fires."""
+
+    def upcast(self) -> State:
+        """Give the state that a superseded one has become; flows that were in it when the code changed go on there."""
+        return self
 
 
 class Ended(State):
@@ -96,6 +101,12 @@ class Saga:
         self.moves: list[Callable[..., Step[Any]]] = []
         self.deadlines: list[Callable[..., Step[Any]]] = []
         self.correlations: dict[type[Event], str] = {}
+        self.past: list[type[State]] = []
+
+    def superseded(self, state: type[S]) -> type[S]:
+        """Keep an old state readable: no move answers it, as its `upcast` says what it is now."""
+        self.past.append(state)
+        return state
 
     def starts(self, function: Move) -> Move:
         """Begin an instance when this event comes and there is none yet: `(event) -> step`."""

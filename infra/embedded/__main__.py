@@ -13,7 +13,7 @@ from infra.embedded.files import write_atomically
 from infra.embedded.lock import HomeTaken, locked
 from infra.embedded.process import reap
 from infra.embedded.secrets import ensure_secrets
-from infra.embedded.servers import start_servers
+from infra.embedded.servers import Servers
 from infra.embedded.supervisor import Supervisor
 
 
@@ -30,7 +30,9 @@ async def main(home: Path, software: Path) -> None:
 
     supervisor = Supervisor(home, report)
     try:
-        endpoints = await start_servers(home, software, secrets["postgres_password"], supervisor, report)
+        servers = Servers(home, software, secrets["postgres_password"], supervisor, report)
+        endpoints = await servers.prepare()
+        await servers.start()
         write_atomically(home / "endpoints.json", json.dumps(endpoints))
         print("ready", flush=True)
         await stop.wait()

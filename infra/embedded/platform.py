@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from infra.embedded import EmbeddedError
 from infra.embedded.files import write_atomically
 from infra.embedded.ports import LOOPBACK, Ports
-from infra.embedded.process import Program, python, reap
+from infra.embedded.process import Gate, Program, python, reap
 from infra.embedded.secrets import ensure_secrets
-from infra.embedded.servers import start_servers
+from infra.embedded.servers import Servers
 from infra.embedded.supervisor import Supervisor
 
 if TYPE_CHECKING:
@@ -23,12 +23,17 @@ if TYPE_CHECKING:
 
 SIMULATOR, WORKERS = 1, 2
 """Stages after the servers' 0: the highest is stopped first."""
+MIGRATE = "infra.migrations.migrate,infra.runtime.catalog"
+WORK = "infra.runtime.process,infra.wiring,infra.kafka.application"
 PROCESSES = {
-    "workers": ("work", "workers"),
-    "models": ("work", "sagas", "projections"),
-    "serve": ("serve",),
+    "workers": (WORK, "work", "workers"),
+    "models": (WORK, "work", "sagas", "projections"),
+    "serve": ("infra.http.app,uvicorn,uvloop", "serve"),
 }
-"""What does the work: two processes, so that both cores are used and a busy worker does not hold up the read models."""
+"""What does the work: what to import early, and the command.
+
+The work is in two processes, so that both cores are used and a busy worker does not hold up the read models.
+"""
 MEGABYTES_NEEDED = 300
 FIRST_HTTP_PORT = 8080
 
@@ -59,9 +64,9 @@ class Platform:
             ports.claim("http", first=FIRST_HTTP_PORT),
         )
         simulator = None if os.environ.get("STRIPE_API_KEY") else ports.claim("stripe")
-        endpoints = await start_servers(
-            self._home, self._home / "software", secrets["postgres_password"], self._supervisor, self._report
-        )
+        software = self._home / "software"
+        servers = Servers(self._home, software, secrets["postgres_password"], self._supervisor, self._report)
+        endpoints = await servers.prepare()
         endpoints["http"] = f"http://{LOOPBACK if host in {'0.0.0.0', '::'} else host}:{http}"  # noqa: S104 - shown, not bound
         if simulator:
             endpoints["stripe"] = f"http://{LOOPBACK}:{simulator}"
@@ -73,13 +78,30 @@ class Platform:
             "TRIPLANE_HTTP_PORT": str(http),
             "TRIPLANE_STRIPE_API_BASE": endpoints.get("stripe", ""),
         }
-        self._report("migrate", "schemas, roles, topics, consumers")
-        await self._python("migrate", environment, "infra.cli", "migrate").run()
-        if simulator:
-            program = self._python("stripe", environment, "infra.embedded.stripe", "--port", str(simulator))
-            self._supervisor.start(program, stage=SIMULATOR)
-        for name, command in PROCESSES.items():
-            self._supervisor.start(self._python(name, environment, "infra.cli", *command), stage=WORKERS)
+        # everything imports while the servers boot, and goes on when its turn comes
+        first, then = Gate(), Gate()
+        migrate = Program(
+            "migrate", _warm(MIGRATE, "infra.cli", "migrate"), self._home, env=environment, gate=first
+        )
+        migrating = asyncio.create_task(migrate.run())
+        try:
+            if simulator:
+                command = _warm(
+                    "infra.embedded.stripe.api", "infra.embedded.stripe", "--port", str(simulator)
+                )
+                program = Program("stripe", command, self._home, env=environment, gate=then)
+                self._supervisor.start(program, stage=SIMULATOR)
+            for name, (modules, *arguments) in PROCESSES.items():
+                command = _warm(modules, "infra.cli", *arguments)
+                program = Program(name, command, self._home, env=environment, gate=then)
+                self._supervisor.start(program, stage=WORKERS)
+            await servers.start()
+            self._report("migrate", "schemas, roles, topics, consumers")
+            first.open()
+            await migrating
+        finally:
+            migrating.cancel()
+        then.open()
         self._report("serve", "waiting until it is ready")
         await self._supervisor.until(lambda: _answers(host, http), "serve", within=90)
         write_atomically(self._endpoints, json.dumps(endpoints, indent=2))
@@ -92,8 +114,9 @@ class Platform:
         await self._supervisor.stop()
         self._report("up", "stopped")
 
-    def _python(self, name: str, environment: dict[str, str], *command: str) -> Program:
-        return Program(name, python(*command), self._home, env=environment)
+
+def _warm(modules: str, target: str, *arguments: str) -> list[str]:
+    return python("infra.embedded.gate", modules, target, *arguments)
 
 
 async def _answers(host: str, port: int) -> bool:

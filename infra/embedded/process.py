@@ -24,6 +24,18 @@ MARK = "TRIPLANE_SUPERVISED"
 """The environment variable in which every supervised process carries its home."""
 
 
+class Gate:
+    """Holds up programs that wait for the end of their standard input; once open, it stays so."""
+
+    def __init__(self) -> None:
+        """Closed."""
+        self.entrance, self._bar = os.pipe()
+
+    def open(self) -> None:
+        """Let through who waits and who comes later."""
+        os.close(self._bar)
+
+
 @dataclass(frozen=True)
 class Program:
     """How to run one program: what, as whom, and how it wants to be stopped."""
@@ -36,6 +48,8 @@ class Program:
     user: str = ""
     """Login name to run as instead of root; empty for one's own."""
     stop: signal.Signals = signal.SIGTERM
+    gate: Gate | None = None
+    """Where it gets its standard input from instead of nowhere."""
 
     @property
     def log(self) -> Path:
@@ -49,13 +63,15 @@ class Program:
         """
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
-            return await self._spawn(stdin=asyncio.subprocess.DEVNULL, stdout=log)
+            return await self._spawn(stdin=self._input(asyncio.subprocess.DEVNULL), stdout=log)
 
     async def run(self, text: str = "") -> str:
         """Run it to its end with `text` as input, and return its output; EmbeddedError when it fails."""
-        process = await self._spawn(stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE)
+        process = await self._spawn(
+            stdin=self._input(asyncio.subprocess.PIPE), stdout=asyncio.subprocess.PIPE
+        )
         try:
-            output = (await process.communicate(text.encode()))[0].decode(errors="replace")
+            output = (await process.communicate(text.encode() or None))[0].decode(errors="replace")
         except asyncio.CancelledError:
             process.kill()
             await process.wait()
@@ -67,6 +83,9 @@ class Program:
             msg = f"{self.name} failed: {tail(output) or f'exit code {process.returncode}'} (more in {self.log})"
             raise EmbeddedError(msg)
         return output
+
+    def _input(self, default: int) -> int:
+        return self.gate.entrance if self.gate else default
 
     async def _spawn(self, stdin: int, stdout: object) -> Process:
         launch = [sys.executable, "-I", "-S", str(LAUNCH), str(os.getpid()), str(int(self.stop)), self.user]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -12,6 +13,7 @@ from infra.embedded.kafka import Kafka
 from infra.embedded.postgres import Postgres
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine, Iterable
     from pathlib import Path
 
     from infra.embedded import Report
@@ -21,31 +23,57 @@ SERVERS = 0
 """The stage that is stopped last."""
 
 
-async def start_servers(
-    home: Path, software: Path, password: str, supervisor: Supervisor, report: Report
-) -> dict[str, str]:
-    """Start both at once; their addresses, by the names of endpoints.json. EmbeddedError where one cannot."""
-    kafka, postgres = os.environ.get("TRIPLANE_KAFKA"), os.environ.get("TRIPLANE_POSTGRES")
-    broker, database = Kafka(home, software), Postgres(home, password)
+class Servers:
+    """The two servers of one home: `prepare`, then `start`."""
+
+    def __init__(
+        self, home: Path, software: Path, password: str, supervisor: Supervisor, report: Report
+    ) -> None:
+        """TRIPLANE_KAFKA and TRIPLANE_POSTGRES name existing servers, each instead of the embedded one."""
+        self._supervisor = supervisor
+        self._report = report
+        self._given = {
+            "kafka": os.environ.get("TRIPLANE_KAFKA"),
+            "postgres": os.environ.get("TRIPLANE_POSTGRES"),
+        }
+        self._own = [
+            server
+            for server in (Kafka(home, software), Postgres(home, password))
+            if not self._given[server.name]
+        ]
+
+    async def prepare(self) -> dict[str, str]:
+        """Everything short of starting; the addresses, by the names of endpoints.json. EmbeddedError where one cannot."""
+        await _together(server.prepare(partial(self._report, server.name)) for server in self._own)
+        given = {name: address for name, address in self._given.items() if address}
+        return given | {server.name: server.address for server in self._own}
+
+    async def start(self) -> None:
+        """Start both at once, and wait until they answer; EmbeddedError where one does not."""
+        kafka, postgres = self._given["kafka"], self._given["postgres"]
+        await _together(
+            [
+                *(self._start(server) for server in self._own),
+                *([_reach("TRIPLANE_KAFKA", f"kafka://{kafka}")] if kafka else []),
+                *([_reach("TRIPLANE_POSTGRES", postgres)] if postgres else []),
+            ]
+        )
+
+    async def _start(self, server: Kafka | Postgres) -> None:
+        self._report(server.name, "starting")
+        self._supervisor.start(server.program(), stage=SERVERS)
+        await self._supervisor.until(server.ready, server.name, within=120)
+        self._report(server.name, f"ready on port {server.port}")
+
+
+async def _together(steps: Iterable[Coroutine[None, None, None]]) -> None:
+    """Take these steps at once; the first error ends the others and is raised as itself."""
     try:
         async with asyncio.TaskGroup() as group:
-            group.create_task(
-                _reach("TRIPLANE_KAFKA", f"kafka://{kafka}") if kafka else _start(broker, supervisor, report)
-            )
-            group.create_task(
-                _reach("TRIPLANE_POSTGRES", postgres) if postgres else _start(database, supervisor, report)
-            )
-    except BaseExceptionGroup as group:
-        raise group.exceptions[0] from None
-    return {"kafka": kafka or broker.address, "postgres": postgres or database.address}
-
-
-async def _start(server: Kafka | Postgres, supervisor: Supervisor, report: Report) -> None:
-    await server.prepare(lambda news: report(server.name, news))
-    report(server.name, "starting")
-    supervisor.start(server.program(), stage=SERVERS)
-    await supervisor.until(server.ready, server.name, within=120)
-    report(server.name, f"ready on port {server.port}")
+            for step in steps:
+                group.create_task(step)
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
 
 
 async def _reach(setting: str, address: str) -> None:

@@ -7,8 +7,9 @@ holds; a partition that another process has moved is dropped from the batch, and
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Protocol
 from uuid import UUID
 
@@ -110,13 +111,15 @@ class Batcher:
             opened = await self.open(part)
             try:
                 lost |= await self._commit(positions, part, opened, counts)
-            except DATA as refused:
+            except Outrun:
+                raise
+            except (*DATA, TriplaneError) as refused:
                 if len(part) > 1:
                     middle = len(part) // 2
                     pending += [part[middle:], part[:middle]]
                     continue
                 log.warning("parked by the database", consumer=self.wiring.name, error=str(refused))
-                opened = [_refused(it, refused) for it in opened]
+                opened = [self._refused(it, refused) for it in opened]
                 lost |= await self._commit(positions, part, opened, counts)
         return counts, lost
 
@@ -184,34 +187,37 @@ class Batcher:
         """
         counts = Counts()
         folding = self._folding()
-        to_park = [Parked.of(it, parking.keys_of_rejected(it)) for it in opened if isinstance(it, Rejected)]
         incoming = [it for it in opened if isinstance(it, Incoming)]
         known = await self._known(tx, incoming)
-        keys = {id(it): folding.keys(it) for it in incoming}
-        blocked = set[str]() if redrive else await parking.blocked(tx, self, _all_keys(incoming, keys, to_park))
-        blocked |= {key for parked in to_park for key in parked.keys}
-        seen: dict[UUID, int] = {}
-        fresh: list[Incoming] = []
-        for it in incoming:
-            before = known.get(it.inbox, seen.get(it.inbox))
-            if before == it.hash:
-                counts.duplicates += 1
-            elif before is not None:
-                detail = "ce_id: was used before for another body; send a new id with a new message"
-                to_park.append(Parked.of(Rejected(it.record, "id_reuse", detail, it.envelope), (parking.alone(it.record),)))
-            else:
-                seen[it.inbox] = it.hash
-                fresh.append(it)
-        await folding.load(tx, [it for it in fresh if not blocked.intersection(parking.watched(it, keys[id(it)]))])
+        keys = {id(it): self._keys_of(folding, it) for it in opened}
+        watched = {id(it): parking.watched(it, keys[id(it)]) for it in incoming}
+        blocked = set[str]() if redrive else await parking.blocked(tx, self, {*chain(*keys.values(), *watched.values())})
+        await folding.load(
+            tx, [it for it in incoming if it.inbox not in known and not blocked.intersection(watched[id(it)])]
+        )
+        to_park: list[Parked] = []
         applied: list[Incoming] = []
-        for number, it in enumerate(fresh, 1):
+        # In offset order: what is parked blocks what comes after it, never what came before.
+        for number, it in enumerate(opened, 1):
             if number % BREATHE_EVERY == 0:
                 await asyncio.sleep(0)
-            watched = parking.watched(it, keys[id(it)])
-            if blocked.intersection(watched):
+            if isinstance(it, Rejected):
+                to_park.append(Parked.of(it, keys[id(it)]))
+                blocked.update(keys[id(it)])
+                continue
+            before = known.get(it.inbox)
+            if before == it.hash:
+                counts.duplicates += 1
+                continue
+            if before is not None:
+                detail = "ce_id: was used before for another body; send a new id with a new message"
+                to_park.append(Parked.of(Rejected(it.record, "id_reuse", detail, it.envelope), ()))
+                continue
+            known[it.inbox] = it.hash
+            if blocked.intersection(watched[id(it)]):
                 waits = Rejected(it.record, "behind", "waits behind an earlier parked message of the same key", it.envelope)
-                to_park.append(Parked.of(waits, watched))
-                blocked.update(watched)
+                to_park.append(Parked.of(waits, watched[id(it)]))
+                blocked.update(watched[id(it)])
                 continue
             try:
                 folding.fold(it)
@@ -227,6 +233,26 @@ class Batcher:
             await parking.park(tx, self, to_park)
         counts.applied, counts.parked = len(applied), len(to_park)
         return counts
+
+    def watched(self, incoming: Incoming) -> tuple[str, ...]:
+        """Name everything behind which a message must wait."""
+        return parking.watched(incoming, self._keys_of(self._folding(), incoming))
+
+    @staticmethod
+    def _keys_of(folding: Folding, opened: Incoming | Rejected) -> tuple[str, ...]:
+        if isinstance(opened, Rejected):
+            return parking.keys_of_rejected(opened)
+        return tuple(parking.bounded(key) for key in folding.keys(opened))
+
+    def _refused(self, opened: Incoming | Rejected, refused: BaseException) -> Rejected:
+        """Say that the database did not take what came of a message; its states wait, as for a fold that raised."""
+        if isinstance(opened, Rejected):
+            return opened
+        reason, detail = "refused_by_database", f"{type(refused).__name__}: {refused}"
+        if isinstance(refused, Unacceptable):
+            reason, detail = refused.reason, refused.detail
+        keys = self._keys_of(self._folding(), opened)
+        return Rejected(opened.record, reason, detail, opened.envelope, keys)
 
     async def _known(self, tx: Connection, incoming: Sequence[Incoming]) -> dict[UUID, int]:
         if not incoming:
@@ -253,14 +279,3 @@ def rejected_by(incoming: Incoming, raised: BaseException) -> Rejected:
         return Rejected(incoming.record, raised.reason, raised.detail, incoming.envelope)
     log.error("a fold raised", type=incoming.envelope.type, id=incoming.envelope.id, exc_info=raised)
     return Rejected(incoming.record, "fold_failed", f"{type(raised).__name__}: {raised}", incoming.envelope)
-
-
-def _refused(opened: Incoming | Rejected, refused: BaseException) -> Rejected:
-    if isinstance(opened, Rejected):
-        return opened
-    return Rejected(opened.record, "refused_by_database", f"{type(refused).__name__}: {refused}", opened.envelope)
-
-
-def _all_keys(incoming: Iterable[Incoming], keys: dict[int, tuple[str, ...]], to_park: Sequence[Parked]) -> set[str]:
-    wanted = {key for it in incoming for key in parking.watched(it, keys[id(it)])}
-    return wanted | {key for parked in to_park for key in parked.keys}

@@ -20,6 +20,7 @@ from infra.runtime.envelope import Envelope, Record, open_record
 from infra.runtime.errors import Unacceptable
 from infra.runtime.identity import inbox_key, payload_hash
 from infra.runtime.read_models import ReadModel
+from infra.runtime.signatures import classes
 from infra.runtime.vault import Subject, Vault
 from projections import Row
 
@@ -51,6 +52,8 @@ class Rejected:
     reason: str
     detail: str
     envelope: Envelope | None = None
+    keys: tuple[str, ...] = ()
+    """The states that it needs, where they are known."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -90,8 +93,10 @@ def seal_of(model: type[BaseModel], name: str) -> Seal | None:
 
 @cache
 def shape_of(model: type[BaseModel]) -> int:
-    """Give a signed 64-bit hash of a state's fields; a snapshot of another shape is folded anew from its events."""
+    """Give a signed 64-bit hash of a state's fields and their parts; a snapshot of another shape is folded anew from its events."""
     fields = sorted(f"{name}:{field.annotation}={field.default!r}" for name, field in model.model_fields.items())
+    parts = {it for field in model.model_fields.values() for it in classes(field.annotation) if issubclass(it, BaseModel)}
+    fields += sorted(f"{part.__name__}={shape_of(part)}" for part in parts if part is not model)
     return int.from_bytes(blake2b("\n".join(fields).encode(), digest_size=8).digest(), "big", signed=True)
 
 
@@ -118,6 +123,8 @@ class Codec:
         opened: list[tuple[Record, Envelope, bytes] | Rejected] = []
         subjects: set[Subject] = set()
         for record in records:
+            if not record.inbound and self._strange(record.type, listens):
+                continue
             try:
                 envelope, body = open_record(record)
             except Unacceptable as wrong:
@@ -143,14 +150,19 @@ class Codec:
                 await asyncio.sleep(0)
         return found
 
+    def _strange(self, kind: str | None, listens: frozenset[str]) -> bool:
+        """Whether a record is of a known type that this consumer does not listen to: most are, so look no further."""
+        return kind is not None and kind not in listens and kind in self.catalog.contracts
+
     def contract_of(self, topic: str, envelope: Envelope) -> Contract:
         """Find the contract of a message on `topic`; raise `Unacceptable` where it does not belong there."""
         inbound = topic.endswith(".inbound")
         contract = self.catalog.contracts.get(envelope.type)
         if contract is None:
             raise Unacceptable("unknown_type", f"ce_type: {envelope.type!r} is no message of this platform; see the catalogue")
-        if inbound and not topic.startswith(f"{contract.context}."):
-            raise Unacceptable("wrong_topic", f"ce_type: {contract.name} belongs on {contract.context}.inbound")
+        home = f"{contract.context}.inbound" if inbound else contract.topic
+        if topic != home:
+            raise Unacceptable("wrong_topic", f"ce_type: {contract.name} belongs on {home}")
         if envelope.version not in contract.versions:
             known = ", ".join(str(version) for version in sorted(contract.versions))
             raise Unacceptable(

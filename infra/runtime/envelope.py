@@ -29,7 +29,7 @@ _REQUIRED: Final = ("specversion", "id", "type", "source", "tenantid")
 _PRINTABLE: Final = re.compile(r"[^\x00-\x1f\x7f]+\Z")
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class Record:
     """A Kafka record as it was read: bytes, place and the broker's append time (ms since the epoch)."""
 
@@ -45,6 +45,14 @@ class Record:
     def inbound(self) -> bool:
         """Whether the record comes from outside: untrusted, any partition."""
         return self.topic.endswith(".inbound")
+
+    @property
+    def type(self) -> str | None:
+        """The message's type as far as one look at the headers tells."""
+        for name, value in self.headers:
+            if name == "ce_type":
+                return None if value is None else value.decode("utf-8", "replace")
+        return None
 
     @property
     def at(self) -> datetime:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any, Final
 
 from pydantic_core import to_json
 
@@ -19,6 +20,8 @@ from infra.runtime.vault import TENANT_KEY
 if TYPE_CHECKING:
     from infra.runtime.batch import Batcher
 
+MAX_KEY: Final = 500
+"""How many characters of a key are kept; an index entry holds little more than 2,700 bytes."""
 NO_TENANT = "-"
 """Whose key encrypts the parked bytes of a message whose tenant cannot be known."""
 
@@ -47,6 +50,14 @@ class Parked:
         return NO_TENANT
 
 
+def bounded(key: str) -> str:
+    """Fit a key into the index: one that is long, or holds what PostgreSQL cannot, goes by its digest."""
+    if len(key) <= MAX_KEY and "\0" not in key:
+        return key
+    digest = blake2b(key.encode(), digest_size=16).hexdigest()
+    return f"{key[:64]}#{digest}".replace("\0", "")
+
+
 def alone(record: Record) -> str:
     """Name the place of a record that blocks nothing but itself."""
     return f"at:{record.topic}:{record.partition}:{record.offset}"
@@ -54,11 +65,13 @@ def alone(record: Record) -> str:
 
 def wire_key(record: Record) -> str:
     """Name a record's key on the wire: an undecodable record of an ordered topic blocks it."""
-    return f"wire:{record.topic}:{(record.key or b'').decode('utf-8', 'backslashreplace')}"
+    return bounded(f"wire:{record.topic}:{(record.key or b'').decode('utf-8', 'backslashreplace')}")
 
 
 def keys_of_rejected(rejected: Rejected) -> tuple[str, ...]:
-    """Say what an unreadable record blocks: its wire key where order is promised, nothing on `.inbound`."""
+    """Say what a refused record blocks: its states, if known; else its wire key where order is promised."""
+    if rejected.keys:
+        return rejected.keys
     if rejected.record.inbound or rejected.record.key is None:
         return (alone(rejected.record),)
     return (wire_key(rejected.record),)

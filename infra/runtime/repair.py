@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -9,13 +10,13 @@ from typing import Any, Final
 from pydantic_core import from_json
 
 from events.operations import ParkedDiscarded
-from infra.postgres.database import Connection, Database
+from infra.postgres.database import DATA, Connection, Database
 from infra.runtime import operations
 from infra.runtime.batch import Batcher
-from infra.runtime.codec import Codec
+from infra.runtime.codec import Codec, Incoming
 from infra.runtime.engine import Engine
 from infra.runtime.envelope import Record
-from infra.runtime.errors import TriplaneError
+from infra.runtime.errors import TriplaneError, Unacceptable
 from infra.runtime.parking import thawed
 from infra.runtime.vault import TENANT_KEY
 
@@ -55,6 +56,13 @@ class StillFails(TriplaneError):
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
         self.detail = detail
+
+
+def _still_fails(refused: BaseException) -> StillFails:
+    """Say what of a redriven message could not be written."""
+    if isinstance(refused, Unacceptable):
+        return StillFails(refused.reason, refused.detail)
+    return StillFails("refused_by_database", f"{type(refused).__name__}: {refused}")
 
 
 class NotFirst(TriplaneError):
@@ -118,16 +126,19 @@ async def redrive(batcher: Batcher, parked_id: int) -> bool:
             if row is None:
                 return False
             opened = await batcher.open([await _thaw(batcher.codec, row)])
+            # What could not be read when it was parked may need states by now that something else waits for.
+            await _must_be_first(tx, row, [key for it in opened if isinstance(it, Incoming) for key in batcher.watched(it)])
             counts = await batcher.apply(tx, opened, redrive=True)
             if counts.refused is not None:
                 raise StillFails(counts.refused.reason, counts.refused.detail)  # noqa: TRY301 - it rolls back
             await _release(tx, row)
             return True
-    except StillFails as fails:
+    except (StillFails, Unacceptable, *DATA) as refused:
+        fails = refused if isinstance(refused, StillFails) else _still_fails(refused)
         await batcher.database.execute(
             "UPDATE parked SET reason = $2, detail = $3 WHERE id = $1", parked_id, fails.reason, fails.detail[:2000]
         )
-        raise
+        raise fails from None
 
 
 async def discard(database: Database, parked_id: int) -> ParkedMessage | None:
@@ -192,16 +203,20 @@ async def _held(tx: Connection, parked_id: int, *, first: bool = True) -> Any:
     )
     row = await tx.fetchrow("SELECT * FROM parked WHERE id = $1 FOR UPDATE", parked_id)
     if row is not None and first:
-        before = await tx.fetchval(
-            "SELECT min(id) FROM parked WHERE consumer = $1 AND generation = $2 AND id < $3 AND keys && $4",
-            row["consumer"],
-            row["generation"],
-            row["id"],
-            row["keys"],
-        )
-        if before is not None:
-            raise NotFirst(f"an earlier message of the same key is parked (number {before}): redrive or discard it first")
+        await _must_be_first(tx, row, row["keys"])
     return row
+
+
+async def _must_be_first(tx: Connection, row: Any, keys: Sequence[str]) -> None:
+    before = await tx.fetchval(
+        "SELECT min(id) FROM parked WHERE consumer = $1 AND generation = $2 AND id < $3 AND keys && $4",
+        row["consumer"],
+        row["generation"],
+        row["id"],
+        keys,
+    )
+    if before is not None:
+        raise NotFirst(f"an earlier message of the same key is parked (number {before}): redrive or discard it first")
 
 
 async def _release(tx: Connection, row: Any) -> None:

@@ -133,10 +133,12 @@ class Stepping:
     async def _instance(self, row: Any) -> Instance:
         if row["state_name"] is None:
             return Instance()
-        kind = self._wiring.states.get(row["state_name"])
+        kind = self._wiring.states.get(row["state_name"]) or self._wiring.past.get(row["state_name"])
         if kind is None:
             raise NoMove(f"saga {self._wiring.saga.name}: its state {row['state_name']!r} is unknown to the code; keep the class")
         (state,) = await self._codec.load_states(kind, [(row["tenant"], row["state"])])
+        while type(state).__name__ in self._wiring.past:
+            state = state.upcast()
         return Instance(row["version"], state, row["correlation"], row["deadline"])
 
     async def _load_early(self, tx: Connection, columns: list[list[str]]) -> None:

@@ -78,6 +78,8 @@ def _bounded(digits: str) -> int:
 
 
 def _float(digits: str) -> float:
+    if len(digits) > MAX_DIGITS:
+        raise Unacceptable("number_too_long", f"a number has {len(digits)} digits; at most {MAX_DIGITS} are read")
     number = float(digits)
     if number in (float("inf"), float("-inf")):
         raise Unacceptable("not_a_number", f"{digits[:40]} is out of range; send a finite number")

@@ -24,6 +24,7 @@ from infra.runtime.errors import Unacceptable
 
 CACHE_SECONDS: Final = 60.0
 _NONCE: Final = 12
+_NEVER: Final = (float("-inf"), None)
 Subject = tuple[str, str]
 """A tenant and the id of a person in it."""
 
@@ -44,7 +45,7 @@ class Vault:
     async def warm(self, subjects: Collection[Subject], *, create: bool) -> None:
         """Have the keys of `subjects` at hand; with `create`, make those that never existed."""
         horizon = time.monotonic() - CACHE_SECONDS
-        wanted = [subject for subject in set(subjects) if self._cache.get(subject, (-1.0, None))[0] < horizon]
+        wanted = [subject for subject in set(subjects) if self._cache.get(subject, _NEVER)[0] < horizon]
         if not wanted:
             return
         if create:
@@ -63,7 +64,8 @@ class Vault:
             [subject for _, subject in wanted],
         )
         if len(self._cache) > 100_000:
-            self._cache = {subject: entry for subject, entry in self._cache.items() if entry[0] >= horizon}
+            # What somebody warmed up a moment ago stays until they have used it.
+            self._cache = {subject: it for subject, it in self._cache.items() if it[0] >= horizon - CACHE_SECONDS}
         for row in rows:
             subject = (row["tenant"], row["subject"])
             wrapped = row["wrapped"]
@@ -82,13 +84,14 @@ class Vault:
         """Decrypt one value; what was never sealed is given back as it is."""
         if not (isinstance(value, dict) and "sealed" in value):
             return value
-        known = self._cache.get(subject)
-        if known is None or known[1] is None:
-            return {"erased": True}
         try:
+            # A key that never was is no erased one: its row stays.
+            key = self._cache[subject][1]
+            if key is None:
+                return {"erased": True}
             raw = urlsafe_b64decode(value["sealed"])
-            return from_json(known[1].decrypt(raw[:_NONCE], raw[_NONCE:], _bound_to(subject, field)))
-        except (InvalidTag, ValueError, TypeError):
+            return from_json(key.decrypt(raw[:_NONCE], raw[_NONCE:], _bound_to(subject, field)))
+        except (InvalidTag, KeyError, ValueError, TypeError):
             raise Unacceptable(
                 "wrong_seal", f"{field}: was not sealed for this tenant and subject; a sealed value cannot be copied"
             ) from None
@@ -121,7 +124,8 @@ class Vault:
                WHERE tenant = $1 AND subject = $2 AND wrapped IS NOT NULL RETURNING 1""",
             *subject,
         )
-        self._cache.pop(subject, None)
+        if done:
+            self._cache[subject] = (time.monotonic(), None)
         return bool(done)
 
     def _wrap(self, subject: Subject, key: bytes) -> bytes:

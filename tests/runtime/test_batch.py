@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from dataclasses import replace
 from uuid import UUID, uuid4
 
@@ -202,7 +203,9 @@ async def test_a_repaired_record_does_not_overtake_what_its_key_waits_for(
     assert len(await bench.facts(basket)) == 2
 
 
-@pytest.mark.parametrize("key", [b"\0", b"\xff\xfe", b"k" * 20_000, b""], ids=["nul", "not utf-8", "long", "empty"])
+@pytest.mark.parametrize(
+    "key", [b"\0", b"\xff\xfe", random.Random(1).randbytes(20_000), b""], ids=["nul", "not utf-8", "long", "empty"]
+)
 async def test_any_key_can_be_parked(bench: Bench, key: bytes) -> None:
     odd = replace(await bench.of(Put(basket_id=uuid4(), amount=1), topic=COMMANDS), key=key)
     counts = await bench.deliver("shop", odd, replace(bench.again(odd), value=b"{"))
@@ -267,6 +270,20 @@ async def test_an_output_that_is_too_large_is_refused_where_it_is_made(bench: Be
     assert "shop.Filled" in parked[0].detail
     assert await bench.facts(other) == [(1, "Filled")]
     assert fact_types(await bench.published()) == ["Filled"]
+
+
+async def test_what_the_database_refuses_on_redrive_stays_parked_with_the_reason(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from infra.runtime.repair import StillFails
+
+    monkeypatch.setitem(broken, "while", True)
+    await bench.deliver("shop", await bench.of(Put(basket_id=uuid4(), amount=BROKEN, padding=1_100_000), topic=IN))
+    monkeypatch.setitem(broken, "while", False)
+    (parked,) = await bench.parked()
+    with pytest.raises(StillFails, match="too_large"):
+        await bench.redrive("shop", parked.id)
+    assert await bench.reasons() == ["too_large"]
 
 
 # -- more than one aggregate ---------------------------------------------------------------------------------------------

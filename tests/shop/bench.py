@@ -146,6 +146,10 @@ class Bench:
         self._ends[place] += 1
         return replace(record, partition=place[1], offset=offset)
 
+    def end(self, topic: str, partition: int) -> int:
+        """Give the offset that a partition's next record will get."""
+        return self._ends[topic, partition]
+
     # -- when -------------------------------------------------------------------------------------------------------
 
     async def batcher(self, consumer: str) -> Batcher:

@@ -26,6 +26,8 @@ class SagaWiring:
     moves: dict[tuple[type[State], str], Signature]
     lates: dict[type[State], Signature]
     states: dict[str, type[State]]
+    past: dict[str, type[State]]
+    """Superseded states, by name: flows that are in them are upcast when they are read."""
     first_start: Literal["beginning", "end"] = "end"
 
     @property
@@ -71,6 +73,7 @@ class _Reader:
             moves=self._moves,
             lates=self._lates,
             states=self._states,
+            past={state.__name__: state for state in self._saga.past},
         )
 
     def starter(self, signature: Signature) -> None:

@@ -1,0 +1,63 @@
+"""`triplane erase`: destroys the key that seals everything personal about somebody."""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import sys
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+from infra.cli.errors import Code, CommandError
+from infra.settings import Settings
+
+commands = typer.Typer()
+
+
+@commands.command()
+def erase(
+    tenant: Annotated[str, typer.Argument(help="The tenant.")],
+    subject: Annotated[str, typer.Argument(help="The id of the person or customer.")],
+    why: Annotated[str, typer.Option(help="For the record: why.")],
+    *,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Erase somebody: ids and amounts stay, what was personal reads as erased. It cannot be undone."""
+    if not why.strip():
+        msg = "--why is needed: it is kept with who did it"
+        raise CommandError(msg, Code.USAGE)
+    if not yes and not sys.stdin.isatty():
+        msg = f"this would erase {subject} of {tenant} for ever: say --yes to do it without a question"
+        raise CommandError(msg, Code.REFUSED)
+    if not yes and not typer.confirm(f"erase {subject} of {tenant} for ever?"):
+        raise SystemExit(Code.REFUSED)
+    asyncio.run(_erase(tenant, subject, why))
+
+
+async def _erase(tenant: str, subject: str, why: str) -> None:
+    from events.operations import PersonErased
+    from infra.runtime import operations
+    from infra.runtime.catalog import discover
+    from infra.runtime.engine import open_engine
+    from infra.runtime.erasure import erase as destroy
+
+    catalog = discover()
+    async with open_engine(Settings.load(), catalog, {*catalog.contexts, "operations"}, size=1) as engine:
+        known = await engine.databases["vault"].fetch(
+            "SELECT wrapped IS NULL AS gone FROM subject_keys WHERE tenant = $1 AND subject = $2", tenant, subject
+        )
+        if not known:
+            msg = f"nothing personal is known of {subject!r} in {tenant!r}"
+            raise CommandError(msg, Code.USAGE)
+        if known[0]["gone"]:
+            typer.echo("nothing to do: erased already")
+            return
+        who = getpass.getuser()
+        act = PersonErased(
+            operation_id=operations.new_operation(), subject_id=subject, who=who, why=why, at=datetime.now(UTC)
+        )
+        await operations.record(engine.databases["operations"], engine.codec, act, tenant=tenant, who=who, why=why)
+        await destroy(engine, tenant, subject)
+        typer.echo("erased; other processes may read what they have cached for up to a minute")
