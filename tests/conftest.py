@@ -27,7 +27,7 @@ def platform() -> Iterator[Settings]:
         yield Settings.load()
         return
     home, software = home_path() / "test", home_path() / "software"
-    command = python("infra.embedded", str(home), str(software))
+    command = python("infra.embedded", str(home), str(software), "fresh")
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=surroundings()) as servers:
         assert servers.stdout
         try:

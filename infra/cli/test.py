@@ -83,7 +83,7 @@ def _checks(home: Path, environment: dict[str, str]) -> list[str]:
 @contextmanager
 def _servers(home: Path, software: Path) -> Generator[dict[str, str]]:
     """The environment in which tests find their servers."""
-    command = python("infra.embedded", str(home), str(software))
+    command = python("infra.embedded", str(home), str(software), "fresh")
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=surroundings()) as servers:
         try:
             for line in servers.stdout or ():

@@ -1,9 +1,13 @@
-"""Runs the embedded broker and database alone: `python -m infra.embedded HOME SOFTWARE`. For tests and benchmarks."""
+"""Runs the embedded broker and database alone, for tests and benchmarks.
+
+`python -m infra.embedded HOME SOFTWARE [fresh]`; with `fresh`, what an earlier run left in them is deleted.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -17,13 +21,16 @@ from infra.embedded.servers import Servers
 from infra.embedded.supervisor import Supervisor
 
 
-async def main(home: Path, software: Path) -> None:
+async def main(home: Path, software: Path, *, fresh: bool) -> None:
     """Start both, write the addresses into the home, say `ready`, wait for a signal, stop both."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     secrets = ensure_secrets(home)
     await reap(home)
+    if fresh:
+        for data in ("kafka", "postgres"):
+            shutil.rmtree(home / data, ignore_errors=True)
 
     def report(name: str, news: str) -> None:
         print(f"{name}: {news}", flush=True)
@@ -41,9 +48,9 @@ async def main(home: Path, software: Path) -> None:
 
 
 if __name__ == "__main__":
-    place = Path(sys.argv[1]).resolve()
+    place, jars = (Path(argument).resolve() for argument in sys.argv[1:3])
     try:
         with locked(place):
-            asyncio.run(main(place, Path(sys.argv[2]).resolve()))
+            asyncio.run(main(place, jars, fresh=sys.argv[3:] == ["fresh"]))
     except (EmbeddedError, HomeTaken) as error:
         sys.exit(str(error))

@@ -25,8 +25,10 @@ from infra.runtime.wakeup import Wakeups
 log = structlog.get_logger(__name__)
 
 MAX_BATCH: Final = 1_000
-FETCH_MS: Final = 200
-COMMIT_EVERY_S: Final = 1.0
+FETCH_MS: Final = 500
+MAX_PARKED_KEYS: Final = 10_000
+PAUSE_S: Final = 5.0
+COMMIT_EVERY_S: Final = 5.0
 PASSING: tuple[type[BaseException], ...] = (*TRANSIENT, Outrun)
 BACKOFF_S: Final = (0.05, 0.2, 0.5, 1.0, 2.0)
 
@@ -60,6 +62,8 @@ class Consumer:
         self._turn = asyncio.Lock()
         self._failures = 0
         self._committed_at = 0.0
+        self._told: dict[Place, int] = {}
+        self._parked_lately = False
 
     @property
     def name(self) -> str:
@@ -89,6 +93,10 @@ class Consumer:
             await self._reader.stop()
 
     async def _one_turn(self, stop: asyncio.Event) -> None:
+        if self._parked_lately and await self._overfull():
+            self.vitals.turned_at = time.time()
+            await _sleep(stop, PAUSE_S)
+            return
         fetched = await self._reader.fetch(FETCH_MS, MAX_BATCH)
         self.vitals.turned_at = time.time()
         async with self._turn:
@@ -109,7 +117,34 @@ class Consumer:
             await _sleep(stop, BACKOFF_S[min(self._failures, len(BACKOFF_S)) - 1])
         elif time.monotonic() - self._committed_at > COMMIT_EVERY_S:
             self._committed_at = time.monotonic()
-            await self._reader.commit({place: position.next for place, position in self._positions.items()})
+            await self._commit_advisory()
+
+    async def _overfull(self) -> bool:
+        """Whether so much is parked that going on would only park more: then nothing is read until it is less."""
+        self._parked_lately = await self._count_parked_keys() > MAX_PARKED_KEYS
+        if self._parked_lately:
+            reason = f"paused: more than {MAX_PARKED_KEYS} keys are parked; see triplane parked list --consumer {self.name}"
+            if self.vitals.stopped_because is None:
+                log.error("consumer paused", consumer=self.name, reason=reason)
+            self.vitals.stopped_because = reason
+        else:
+            self.vitals.stopped_because = None
+        return self._parked_lately
+
+    async def _count_parked_keys(self) -> int:
+        rows = await self.batcher.database.fetch(
+            "SELECT count(*) AS n FROM parked_keys WHERE consumer = $1 AND generation = $2", self.name, self.batcher.generation
+        )
+        found: int = rows[0]["n"]
+        return found
+
+    async def _commit_advisory(self) -> None:
+        """Tell the group where we stand, where that has changed: for lag tools only."""
+        now = {place: position.next for place, position in self._positions.items()}
+        moved = {place: offset for place, offset in now.items() if self._told.get(place) != offset}
+        if moved:
+            await self._reader.commit(moved)
+            self._told = now
 
     def _fail(self, because: BaseException) -> None:
         """Forget the positions, so that the next turn goes on from what is committed."""
@@ -177,6 +212,7 @@ class Consumer:
             batches=1,
             lost_partitions=len(lost),
         )
+        self._parked_lately = self._parked_lately or counts.parked > 0
         if counts.applied:
             self._wakeups.poke(self.batcher.database)
 

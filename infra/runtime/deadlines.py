@@ -23,7 +23,7 @@ from infra.runtime.wakeup import Wakeups
 
 log = structlog.get_logger(__name__)
 
-POLL_S: Final = 0.25
+POLL_S: Final = 0.5
 PASSING: tuple[type[BaseException], ...] = (*TRANSIENT, BrokerUnavailable)
 BATCH: Final = 200
 

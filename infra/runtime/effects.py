@@ -38,7 +38,7 @@ log = structlog.get_logger(__name__)
 LANES: Final = 64
 LEASE_S: Final = 60.0
 CALL_S: Final = 40.0
-POLL_S: Final = 0.25
+POLL_S: Final = 1.0
 MAX_TRIES: Final = 8
 MAX_LOOKUPS: Final = 8
 BREAK_AFTER: Final = 5
@@ -214,7 +214,8 @@ class Lanes:
             outcome = await self._outcome(effect)
         except Unavailable as away:
             self._breaker.failed()
-            await self._again(effect, away, standing="due", give_up=False)
+            # What was begun before may have happened, also when it was only the lookup that could not be made.
+            await self._again(effect, away, standing="started" if effect.was_started else "due", give_up=False)
         except OutcomeUnknown as unknown:
             await self._again(effect, unknown, standing="started", give_up=effect.attempts >= MAX_LOOKUPS)
         except Exception as failed:  # noqa: BLE001 - whatever it was, the call may have been made

@@ -14,6 +14,7 @@ import structlog
 
 from infra.postgres.database import TRANSIENT, Database
 from infra.runtime.consumer import Vitals
+from infra.runtime.repair import discard
 
 log = structlog.get_logger(__name__)
 
@@ -24,9 +25,8 @@ FORGET: Final = {
     "effects": "standing = 'done' AND ended_at < now() - interval '35 days'",
     "answers": "at < now() - interval '30 days'",
     "webhooks": "received_at < now() - interval '90 days'",
-    "parked": "topic LIKE '%.inbound' AND parked_at < now() - interval '30 days'",
 }
-"""Table -> what may go. Parked bytes from outside may hold personal values that nobody can erase, so they expire."""
+"""Table -> what may go."""
 
 _GAPS: Final = """
     SELECT kind, tenant, key FROM events e
@@ -69,10 +69,22 @@ class Housekeeping:
             if forgotten:
                 self.vitals.count(**{f"forgotten_{table}": forgotten})
                 log.info("forgotten", schema=self._database.schema, table=table, rows=forgotten)
+        if await self._has("parked"):
+            await self._expire_parked()
         if await self._has("events"):
             for row in await self._database.fetch(_GAPS):
                 self.vitals.count(gaps=1)
                 log.error("gap in a stream", schema=self._database.schema, kind=row["kind"], tenant=row["tenant"], key=row["key"])
+
+    async def _expire_parked(self) -> None:
+        """Parked bytes from outside may hold personal values that nobody can erase, so they expire."""
+        for row in await self._database.fetch(
+            "SELECT id FROM parked WHERE topic LIKE '%.inbound' AND parked_at < now() - interval '30 days' LIMIT 1000"
+        ):
+            gone = await discard(self._database, row["id"])
+            if gone is not None:
+                self.vitals.count(expired_parked=1)
+                log.warning("parked message expired", name=gone.name, tenant=gone.tenant, reason=gone.reason)
 
     async def _has(self, table: str) -> bool:
         rows = await self._database.fetch("SELECT to_regclass($1) IS NOT NULL AS found", f"{self._database.schema}.{table}")

@@ -108,7 +108,7 @@ async def park(tx: Connection, batcher: Batcher, parked: Sequence[Parked]) -> No
     scope = (batcher.wiring.name, batcher.generation)
     await tx.execute(
         """INSERT INTO parked_keys (consumer, generation, key) SELECT $1, $2, key FROM unnest($3::text[]) AS key
-           ON CONFLICT DO NOTHING""",
+           ON CONFLICT (consumer, generation, key) DO UPDATE SET parked_at = parked_keys.parked_at""",
         *scope,
         keys,
     )

@@ -28,7 +28,7 @@ log = structlog.get_logger(__name__)
 LEASE_S: Final = 10.0
 MIN_BATCH, MAX_BATCH = 100, 2_000
 """Halved when the broker does not acknowledge in time, so that what is sent again stays small; doubled when it does."""
-POLL_S: Final = 0.5
+POLL_S: Final = 1.0
 
 
 class Relay:
@@ -73,7 +73,7 @@ class Relay:
         self._woken.clear()
         if not await self._writer.connect():
             return False
-        if time.monotonic() - self._renewed_at > LEASE_S / 8:
+        if time.monotonic() - self._renewed_at > LEASE_S / 4:
             await self._lease()
         self.vitals.partitions = len(self._epochs)
         if not self._epochs:

@@ -182,9 +182,9 @@ def _state_need(
     return Of(kind, field, optional)
 
 
-def _must_have(function: Function, messages: tuple[type[BaseModel], ...], field: str) -> None:
+def _must_have(function: Function, messages: tuple[type[Any], ...], field: str) -> None:
     for message in messages:
-        if field not in message.model_fields:
+        if field not in getattr(message, "model_fields", ()):
             raise WiringError(
                 f"{where(function)}: {message.__name__} has no field {field!r}; "
                 "name the right one with Annotated[..., By('field')]"

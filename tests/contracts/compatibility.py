@@ -62,10 +62,16 @@ def _standing(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[C
         yield Change("public", "upstream may send it now", breaking=False)
     for name in before["personal"]:
         if name not in after["personal"]:
-            yield Change(name, "is no longer Personal: what is sealed already could not be opened", breaking=True)
+            yield Change(
+                name, "is no longer Personal: what is sealed already could not be opened", breaking=True
+            )
     for name in after["personal"]:
         if name not in before["personal"] and name in before["schema"]["properties"]:
-            yield Change(name, "is Personal now: what is recorded stays in clear, readers find it sealed", breaking=True)
+            yield Change(
+                name,
+                "is Personal now: what is recorded stays in clear, readers find it sealed",
+                breaking=True,
+            )
 
 
 class _Schemas:
@@ -88,7 +94,9 @@ class _Schemas:
                 found.append(Change(place, f"can no longer be {_type(was)}", breaking=True))
                 continue
             compared = [(self._alternative(place, was, it), it) for it in candidates]
-            changes, nearest = min(compared, key=lambda pair: (sum(it.breaking for it in pair[0]), len(pair[0])))
+            changes, nearest = min(
+                compared, key=lambda pair: (sum(it.breaking for it in pair[0]), len(pair[0]))
+            )
             found += changes
             free.remove(nearest)
         found += [Change(place, f"can now be {_type(it)}, too", breaking=self._is_fact) for it in free]
@@ -122,9 +130,13 @@ class _Schemas:
             yield Change(_path(place, name), "is gone, or has another name", breaking=True)
         for name in now.keys() - was.keys():
             if name in needed:
-                yield Change(_path(place, name), "is new and required: no recorded message has it", breaking=True)
+                yield Change(
+                    _path(place, name), "is new and required: no recorded message has it", breaking=True
+                )
             elif closed:
-                yield Change(_path(place, name), "is new in an object that took no further field", breaking=True)
+                yield Change(
+                    _path(place, name), "is new in an object that took no further field", breaking=True
+                )
             else:
                 yield Change(_path(place, name), "is new and may be left out", breaking=False)
         for name in was.keys() & now.keys():
@@ -145,7 +157,9 @@ class _Schemas:
         if isinstance(was, Mapping) and isinstance(now, Mapping):
             yield from self._node(_path(place, "*"), was, now)
         elif was != now:
-            yield Change(_path(place, "*"), "further fields are taken otherwise than before", breaking=now is not True)
+            yield Change(
+                _path(place, "*"), "further fields are taken otherwise than before", breaking=now is not True
+            )
 
     def _items(self, place: str, before: Node, after: Node) -> list[Change]:
         if "items" not in before and "items" not in after:
@@ -187,7 +201,7 @@ def _bound(node: Node, inclusive: str, exclusive: str | None, sign: int) -> tupl
     bounds = [(math.inf, 0)]
     if inclusive in node:
         bounds.append((sign * node[inclusive], 0))
-    if exclusive in node:
+    if exclusive is not None and exclusive in node:
         whole = node.get("type") == "integer"
         bounds.append((sign * node[exclusive] - 1, 0) if whole else (sign * node[exclusive], -1))
     return min(bounds)
@@ -220,4 +234,8 @@ def _unknown(place: str, before: Node, after: Node) -> Iterator[Change]:
     """A keyword that nothing here understands counts as broken when it changes, until somebody teaches us."""
     for name in sorted((before.keys() | after.keys()) - _COMPARED):
         if before.get(name) != after.get(name):
-            yield Change(place, f"{name} has changed, which tests/contracts/compatibility.py cannot judge", breaking=True)
+            yield Change(
+                place,
+                f"{name} has changed, which tests/contracts/compatibility.py cannot judge",
+                breaking=True,
+            )

@@ -13,12 +13,18 @@ from tests.contracts.compatibility import compare
 
 GONE: Any = None
 
+
+def maybe(kind: Any) -> Any:
+    """The type, or nothing."""
+    return kind | None
+
+
 FIELDS: dict[str, Any] = {
     "payment_id": (UUID, ...),
     "amount": (Money, ...),
     "channel": (Literal["web", "till"], ...),
     "code": (Annotated[str, Field(pattern="^[A-Z]+$")], ...),
-    "note": (ShortText | None, None),
+    "note": (maybe(ShortText), None),
     "tags": (Annotated[list[ShortText], Field(max_length=5)], []),
     "share": (Annotated[float, Field(gt=0, lt=1)], 0.5),
     "tries": (Annotated[int, Field(ge=1, lt=100)], 1),
@@ -39,7 +45,9 @@ class Wider(Money):
     scale: int = 2
 
 
-def paid(base: type[BaseModel] = Event, changed: dict[str, Any] | None = None, **standing: Any) -> dict[str, Any]:
+def paid(
+    base: type[BaseModel] = Event, changed: dict[str, Any] | None = None, **standing: Any
+) -> dict[str, Any]:
     """The snapshot of a contract with some of its fields, or of what else is said of it, changed."""
     fields = {name: it for name, it in {**FIELDS, **(changed or {})}.items() if it is not GONE}
     return {
@@ -56,7 +64,7 @@ def paid(base: type[BaseModel] = Event, changed: dict[str, Any] | None = None, *
 BREAKING_FOR_ALL: dict[str, tuple[dict[str, Any], str]] = {
     "a field is removed": ({"word": GONE}, "word"),
     "a field that may be left out is removed": ({"tries": GONE}, "tries"),
-    "a field is renamed": ({"note": GONE, "remark": (ShortText | None, None)}, "note"),
+    "a field is renamed": ({"note": GONE, "remark": (maybe(ShortText), None)}, "note"),
     "a field is new and required": ({"teller": (str, ...)}, "teller"),
     "a field is required from now on": ({"tries": (Annotated[int, Field(ge=1, lt=100)], ...)}, "tries"),
     "a text becomes a number": ({"word": (int, ...)}, "word"),
@@ -67,8 +75,14 @@ BREAKING_FOR_ALL: dict[str, tuple[dict[str, Any], str]] = {
     "an id becomes a moment": ({"payment_id": (Instant, ...)}, "payment_id"),
     "a text becomes an id": ({"word": (UUID, ...)}, "word"),
     "nothing is no longer taken": ({"note": (ShortText, "-")}, "note"),
-    "a text may be shorter only": ({"note": (Annotated[str, Field(min_length=1, max_length=99)] | None, None)}, "note"),
-    "a text must be longer": ({"note": (Annotated[str, Field(min_length=2, max_length=255)] | None, None)}, "note"),
+    "a text may be shorter only": (
+        {"note": (maybe(Annotated[str, Field(min_length=1, max_length=99)]), None)},
+        "note",
+    ),
+    "a text must be longer": (
+        {"note": (maybe(Annotated[str, Field(min_length=2, max_length=255)]), None)},
+        "note",
+    ),
     "a text is bounded": ({"word": (ShortText, ...)}, "word"),
     "a text gets a pattern": ({"word": (Annotated[str, Field(pattern="^a")], ...)}, "word"),
     "a pattern changes": ({"code": (Annotated[str, Field(pattern="^[A-Z]{3}$")], ...)}, "code"),
@@ -77,9 +91,17 @@ BREAKING_FOR_ALL: dict[str, tuple[dict[str, Any], str]] = {
     "an inclusive bound becomes exclusive": ({"tries": (Annotated[int, Field(gt=1, lt=100)], 1)}, "tries"),
     "a step is asked for": ({"tries": (Annotated[int, Field(ge=1, lt=100, multiple_of=5)], 1)}, "tries"),
     "a list may be shorter only": ({"tags": (Annotated[list[ShortText], Field(max_length=4)], [])}, "tags"),
-    "a list needs an item": ({"tags": (Annotated[list[ShortText], Field(min_length=1, max_length=5)], [])}, "tags"),
+    "a list needs an item": (
+        {"tags": (Annotated[list[ShortText], Field(min_length=1, max_length=5)], [])},
+        "tags",
+    ),
     "what a list holds is tighter": (
-        {"tags": (Annotated[list[Annotated[str, Field(min_length=1, max_length=9)]], Field(max_length=5)], [])},
+        {
+            "tags": (
+                Annotated[list[Annotated[str, Field(min_length=1, max_length=9)]], Field(max_length=5)],
+                [],
+            )
+        },
         "tags[]",
     ),
     "a word of a list is removed": ({"channel": (Literal["web"], ...)}, "channel"),
@@ -96,11 +118,14 @@ BREAKING_FOR_READERS: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 ADDING: dict[str, tuple[dict[str, Any], str]] = {
-    "a field that may be left out": ({"teller": (ShortText | None, None)}, "teller"),
+    "a field that may be left out": ({"teller": (maybe(ShortText), None)}, "teller"),
     "a field with a default": ({"teller": (str, "nobody")}, "teller"),
     "a field may be left out": ({"word": (str, "")}, "word"),
-    "a text may be longer": ({"note": (Annotated[str, Field(min_length=1, max_length=256)] | None, None)}, "note"),
-    "a text may be empty": ({"note": (Annotated[str, Field(max_length=255)] | None, None)}, "note"),
+    "a text may be longer": (
+        {"note": (maybe(Annotated[str, Field(min_length=1, max_length=256)]), None)},
+        "note",
+    ),
+    "a text may be empty": ({"note": (maybe(Annotated[str, Field(max_length=255)]), None)}, "note"),
     "an upper bound rises": ({"tries": (Annotated[int, Field(ge=1, lt=101)], 1)}, "tries"),
     "a bound is lifted": ({"tries": (Annotated[int, Field(ge=1)], 1)}, "tries"),
     "an exclusive bound becomes inclusive": ({"share": (Annotated[float, Field(ge=0, lt=1)], 0.5)}, "share"),
@@ -164,10 +189,10 @@ def test_may_become_public() -> None:
 
 
 def test_an_object_is_closed() -> None:
-    (change,) = compare(paid(changed={"amount": (Open, ...)}), paid())[:1]
-    assert (change.place, change.breaking) == ("amount.*", True)
+    found = compare(paid(changed={"amount": (Open, ...)}), paid())
+    assert [change.place for change in found if change.breaking] == ["amount.*"]
 
 
 def test_a_new_personal_field_only_adds() -> None:
-    after = paid(changed={"teller": (ShortText | None, None)}, personal=["note", "teller"])
+    after = paid(changed={"teller": (maybe(ShortText), None)}, personal=["note", "teller"])
     assert [change for change in compare(paid(), after) if change.breaking] == []

@@ -22,17 +22,10 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from infra.embedded import EmbeddedError
 from infra.embedded.kafka_jars import jars
 from infra.embedded.process import orphans, python, surroundings
-from infra.settings import Settings, home_path
+from infra.settings import Settings
+from tests.embedded.jars import software
 
 TOPIC = TopicPartition("survives", 0)
-
-
-def software() -> Path:
-    """Where this session's servers have their jars."""
-    home = home_path()
-    return next(
-        place for place in (home / "software", home.parent / "software") if (place / "kafka").exists()
-    )
 
 
 @contextmanager

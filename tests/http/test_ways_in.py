@@ -111,7 +111,7 @@ BAD_EVENTS: dict[str, tuple[str, str, int, str, str]] = {
     "empty": (STRUCTURED, "", 400, "not_json", "not JSON"),
     "too deep": (STRUCTURED, DEEP, 400, "too_deep", "flatter"),
     "no object": (STRUCTURED, "[]", 400, "not_an_object", "data"),
-    "no data": (STRUCTURED, json.dumps(event(paid(), data=...)), 422, "missing_field", "data"),
+    "no data": (STRUCTURED, json.dumps(event(...)), 422, "missing_field", "data"),
     "no id": (STRUCTURED, json.dumps(event(paid(), id=...)), 422, "missing_attribute", "ce_id"),
     "no source": (STRUCTURED, json.dumps(event(paid(), source=...)), 422, "missing_attribute", "ce_source"),
     "a source of ours": (STRUCTURED, json.dumps(event(paid(), source="triplane/payments")), 422, "reserved", "ce_source"),

@@ -129,3 +129,5 @@ def _check_answerers(catalog: Catalog) -> None:
             raise WiringError(f"{contract.name} is answered twice, by {answerers[0]} and {answerers[1]}; a command has one answerer")
         if not answerers:
             raise WiringError(f"{contract.name} is answered by nobody; a command has one answerer")
+        if contract.public and any(contract.name in effect.consumes for effect in catalog.effects.values()):
+            raise WiringError(f"{contract.name} is public, so a `def` decides on it; {answerers[0]} acts, and only on our own")
