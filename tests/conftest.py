@@ -11,9 +11,12 @@ from hypothesis import settings
 
 from infra.embedded.process import python, surroundings
 from infra.settings import Settings, home_path
+from tests.installation import installation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+__all__ = ["installation", "platform"]
 
 # A loaded machine is slow, not wrong.
 settings.register_profile("triplane", deadline=None)
@@ -28,7 +31,9 @@ def platform() -> Iterator[Settings]:
         return
     home, software = home_path() / "test", home_path() / "software"
     command = python("infra.embedded", str(home), str(software), "fresh")
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=surroundings()) as servers:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=surroundings()
+    ) as servers:
         assert servers.stdout
         try:
             assert "ready\n" in servers.stdout, "the embedded servers did not start; see their output"

@@ -50,8 +50,12 @@ class Report:
 
 @commands.command()
 def publish(
-    file: Annotated[str, typer.Argument(help="A file of CloudEvents in JSON, one a line, or - for standard input.")],
-    tenant: Annotated[str | None, typer.Option(help="The tenant of all of them; else each line names its own.")] = None,
+    file: Annotated[
+        str, typer.Argument(help="A file of CloudEvents in JSON, one a line, or - for standard input.")
+    ],
+    tenant: Annotated[
+        str | None, typer.Option(help="The tenant of all of them; else each line names its own.")
+    ] = None,
     *,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
@@ -60,7 +64,9 @@ def publish(
     with _opened(file) as source:
         report = asyncio.run(_publish(settings, source, tenant))
     if as_json:
-        typer.echo(json.dumps({"accepted": report.accepted, "rejected": report.rejected, "errors": report.errors}))
+        typer.echo(
+            json.dumps({"accepted": report.accepted, "rejected": report.rejected, "errors": report.errors})
+        )
     else:
         for error in report.errors:
             typer.echo(f"line {error['line']}: {error['code']}: {harmless(str(error['detail']))}", err=True)
@@ -94,10 +100,13 @@ async def _publish(settings: Settings, source: IO[bytes], tenant: str | None) ->
     from infra.runtime.wakeup import Wakeups
 
     report = Report()
-    opened = [await open_database(settings, schema, size=1, at_once=0) for schema in ("intake", "tenancy", "vault")]
+    opened = [
+        await open_database(settings, schema, size=1, at_once=0) for schema in ("intake", "tenancy", "vault")
+    ]
     intake, tenancy, vault = opened
     admission = Admission(
-        Codec(discover(), Vault(vault, settings.master_key)), Tenancy(tenancy, development=settings.development)
+        Codec(discover(), Vault(vault, settings.master_key)),
+        Tenancy(tenancy, development=settings.development),
     )
     wakeups = Wakeups()
     lines = _lines(source, report)
@@ -152,7 +161,9 @@ async def _admit(
         try:
             envelope, body = open_event(strict_json.parse(line), now, inbound=True, tenant=tenant)
             if tenant is not None and envelope.tenant != tenant:
-                report.reject(number, "tenant_mismatch", f"ce_tenantid: is {envelope.tenant!r}, not --tenant {tenant!r}")
+                report.reject(
+                    number, "tenant_mismatch", f"ce_tenantid: is {envelope.tenant!r}, not --tenant {tenant!r}"
+                )
                 continue
             admitted.append(await admission.admit(envelope, body))
         except Unacceptable as wrong:

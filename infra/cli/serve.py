@@ -25,7 +25,9 @@ DRAIN_S = 15
 
 @commands.command()
 def serve(
-    host: Annotated[str | None, typer.Option(help="Address to listen on; this machine only by default.")] = None,
+    host: Annotated[
+        str | None, typer.Option(help="Address to listen on; this machine only by default.")
+    ] = None,
     port: Annotated[int | None, typer.Option(min=1, max=65_535, help="Port to listen on.")] = None,
 ) -> None:
     """Serve the HTTP API until told to stop."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit, urlunsplit
@@ -10,18 +11,22 @@ import psutil
 import typer
 
 from infra.embedded.lock import holder
-from infra.settings import home_path, read_strings
+from infra.settings import Settings, home_path, read_strings
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+PATIENCE_S = 15
 
 commands = typer.Typer()
 
 
 @commands.command()
 def status(*, as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:
-    """Show the processes and addresses of this home."""
+    """Show the processes and addresses of this home, and how far behind everything is."""
     report = processes(home_path())
+    if report["state"] == "running":
+        report["engine"] = asyncio.run(_engine())
     typer.echo(json.dumps(report, indent=2) if as_json else _text(report))
 
 
@@ -50,6 +55,18 @@ def processes(home: Path) -> dict[str, Any]:
     }
 
 
+async def _engine() -> dict[str, Any]:
+    """The engine's own report; where it cannot be had, why."""
+    from infra.postgres.database import TRANSIENT
+    from infra.runtime.freshness import engine_report
+
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            return await engine_report(Settings.load())
+    except TRANSIENT as away:
+        return {"state": "unknown", "because": f"the database cannot be reached: {type(away).__name__}"}
+
+
 def _without_password(address: str) -> str:
     parts = urlsplit(address)
     if not parts.password:
@@ -64,4 +81,28 @@ def _text(report: dict[str, Any]) -> str:
         for row in report["processes"]
     ]
     lines += [f"  {name:<10} {address}" for name, address in report["endpoints"].items()]
+    if "engine" in report:
+        lines += _engine_text(report["engine"])
     return "\n".join(lines)
+
+
+def _engine_text(engine: dict[str, Any]) -> list[str]:
+    lines = [
+        f"engine {engine['state']}"
+        + (f": {engine['because']}" if "because" in engine else f", broker {engine['broker']}")
+    ]
+    for it in engine.get("consumers", []):
+        lag = (
+            ""
+            if it["lag_events"] is None
+            else f"{it['lag_events']} events, {it['lag_seconds'] or 0:.1f} s behind"
+        )
+        parked = f"{it['parked']} parked" if it["parked"] else ""
+        lines.append(f"  {it['state']:<5} {it['name']:<34} {lag:<28} {parked} {it['because'] or ''}".rstrip())
+    lines += [
+        f"  outbox of {name}: {it['depth']} waiting, the oldest for {it['age']:.1f} s"
+        for name, it in engine.get("outboxes", {}).items()
+        if it["depth"]
+    ]
+    lines += [f"  {count} sagas of {name} are stuck" for name, count in engine.get("sagas_stuck", {}).items()]
+    return lines

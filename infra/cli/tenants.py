@@ -68,7 +68,13 @@ async def _list(settings: Settings) -> list[dict[str, str]]:
         rows = await tenancy.fetch("SELECT tenant, standing, origin, added_at FROM tenants ORDER BY tenant")
     finally:
         await tenancy.close()
-    return [{**{name: row[name] for name in ("tenant", "standing", "origin")}, "added_at": row["added_at"].isoformat()} for row in rows]
+    return [
+        {
+            **{name: row[name] for name in ("tenant", "standing", "origin")},
+            "added_at": row["added_at"].isoformat(),
+        }
+        for row in rows
+    ]
 
 
 async def _set(settings: Settings, tenant: str, standing: Standing, why: str) -> str:
@@ -91,7 +97,9 @@ async def _set(settings: Settings, tenant: str, standing: Standing, why: str) ->
             raise CommandError(msg, Code.USAGE)
         who = getpass.getuser()
         kind = TenantAdded if standing == "active" else TenantSuspended
-        act = kind(operation_id=operations.new_operation(), tenant=tenant, who=who, why=why, at=datetime.now(UTC))
+        act = kind(
+            operation_id=operations.new_operation(), tenant=tenant, who=who, why=why, at=datetime.now(UTC)
+        )
         # The act first: what is done without a record must not be, what is recorded and not done is done again.
         codec = Codec(discover(), Vault(vault, settings.master_key))
         await operations.record(journal, codec, act, tenant=operations.INSTALLATION, who=who, why=why)

@@ -21,7 +21,10 @@ def table(rows: Sequence[Mapping[str, object]]) -> str:
     cells = [[_cell(row.get(head)) for head in heads] for row in rows]
     widths = [max(len(head), *(len(line[at]) for line in cells)) for at, head in enumerate(heads)]
     lines = [heads, ["-" * width for width in widths], *cells]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
 
 
 def _cell(value: object) -> str:

@@ -84,7 +84,9 @@ def _checks(home: Path, environment: dict[str, str]) -> list[str]:
 def _servers(home: Path, software: Path) -> Generator[dict[str, str]]:
     """The environment in which tests find their servers."""
     command = python("infra.embedded", str(home), str(software), "fresh")
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=surroundings()) as servers:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=surroundings()
+    ) as servers:
         try:
             for line in servers.stdout or ():
                 typer.echo(line, nl=False)

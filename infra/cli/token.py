@@ -20,9 +20,12 @@ _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600}
 def token(
     tenant: Annotated[str, typer.Option(help="The one tenant that the token is for.")],
     role: Annotated[
-        list[str] | None, typer.Option(help="publisher, analyst, pii, operator; publisher and analyst by default.")
+        list[str] | None,
+        typer.Option(help="publisher, analyst, pii, operator; publisher and analyst by default."),
     ] = None,
-    ttl: Annotated[str | None, typer.Option(help="How long it lives, such as 90s, 15m, 8h; as long as is allowed.")] = None,
+    ttl: Annotated[
+        str | None, typer.Option(help="How long it lives, such as 90s, 15m, 8h; as long as is allowed.")
+    ] = None,
     subject: Annotated[str, typer.Option(help="Who it stands for.")] = "developer",
 ) -> None:
     """Print a token for `Authorization: Bearer ...`."""

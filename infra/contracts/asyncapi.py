@@ -24,16 +24,30 @@ HEADERS: Final[dict[str, Any]] = {
     "required": ["ce_specversion", "ce_id", "ce_type", "ce_source", "ce_tenantid"],
     "properties": {
         "ce_specversion": {"const": "1.0"},
-        "ce_id": {**_TEXT, "description": "With tenant and source it names the message: the same again is a duplicate."},
+        "ce_id": {
+            **_TEXT,
+            "description": "With tenant and source it names the message: the same again is a duplicate.",
+        },
         "ce_type": _TEXT,
-        "ce_source": {**_TEXT, "description": "Who sends it. What begins with 'triplane/' is refused from outside."},
+        "ce_source": {
+            **_TEXT,
+            "description": "Who sends it. What begins with 'triplane/' is refused from outside.",
+        },
         "ce_tenantid": {"type": "string", "pattern": "^[a-z0-9-]{1,63}$"},
-        "ce_time": {"type": "string", "format": "date-time", "description": "Business time; else when the broker got it."},
+        "ce_time": {
+            "type": "string",
+            "format": "date-time",
+            "description": "Business time; else when the broker got it.",
+        },
         "ce_subject": _TEXT,
         "ce_dataschema": {"type": "string", "description": "Names the version; without it, version 1."},
         "ce_correlationid": {**_TEXT, "description": "Repeated by everything that follows from the message."},
         "ce_causationid": {**_TEXT, "description": "The id of the message that led to this one."},
-        "ce_sequence": {"type": "string", "pattern": "^[0-9]+$", "description": "Version of the stream; never on .inbound."},
+        "ce_sequence": {
+            "type": "string",
+            "pattern": "^[0-9]+$",
+            "description": "Version of the stream; never on .inbound.",
+        },
         "traceparent": {"type": "string"},
         "content-type": {"type": "string", "default": "application/json"},
     },
@@ -50,7 +64,9 @@ def asyncapi(catalog: Catalog, bootstrap: str | None = None) -> dict[str, Any]:
     payloads, definitions = schemas(models.values(), _REF + "{model}")
     topics = {topic: _on(catalog, topic) for topic in catalog.topics}
     servers: dict[str, Any] = (
-        {"kafka": {"host": bootstrap, "protocol": "kafka", "description": "Any Kafka client."}} if bootstrap else {}
+        {"kafka": {"host": bootstrap, "protocol": "kafka", "description": "Any Kafka client."}}
+        if bootstrap
+        else {}
     )
     return {
         "asyncapi": "3.0.0",
@@ -81,7 +97,9 @@ def _on(catalog: Catalog, topic: str) -> list[tuple[Contract, int]]:
         (contract, number)
         for contract in catalog.contracts.values()
         for number in sorted(contract.versions)
-        if (contract.public and topic == f"{contract.context}.inbound" if inbound else topic == contract.topic)
+        if (
+            contract.public and topic == f"{contract.context}.inbound" if inbound else topic == contract.topic
+        )
     ]
 
 
@@ -155,7 +173,10 @@ def _message(contract: Contract, number: int, payload: dict[str, Any]) -> dict[s
         "correlationId": {"location": "$message.header#/ce_correlationid"},
         "bindings": {
             "kafka": {
-                "key": {"type": "string", "description": f"The body's {contract.key}, as text; on .inbound it may be absent."},
+                "key": {
+                    "type": "string",
+                    "description": f"The body's {contract.key}, as text; on .inbound it may be absent.",
+                },
                 "bindingVersion": "0.5.0",
             }
         },

@@ -11,7 +11,6 @@ from events import Message
 from events.payments import CheckPayment, CheckRefund
 from events.sagas import SagaAdvanced
 from infra.runtime.catalog import Catalog, Contract, SagaWiring
-from sagas import Ended
 from infra.runtime.reading import Question
 from infra.runtime.signatures import Signature
 from sagas import Ended
@@ -41,14 +40,18 @@ def publishers(catalog: Catalog) -> dict[str, list[str]]:
     for flow in catalog.sagas.values():
         add(flow.name, _steps(flow))
         found[_OF_SAGAS].add(flow.name)
-    for contract in catalog.contracts.values():
-        if contract.public:
-            found[contract.name].add(UPSTREAM)
-        if contract.name in _OF_WEBHOOKS:
-            found[contract.name].add(WEBHOOKS)
-        if contract.context == "operations":
-            found[contract.name].add(OPERATORS)
+    for name, contract in catalog.contracts.items():
+        found[name] |= set(_from_outside(contract))
     return {name: sorted(by) for name, by in found.items()}
+
+
+def _from_outside(contract: Contract) -> Iterator[str]:
+    if contract.public:
+        yield UPSTREAM
+    if contract.name in _OF_WEBHOOKS:
+        yield WEBHOOKS
+    if contract.context == "operations":
+        yield OPERATORS
 
 
 def _steps(flow: SagaWiring) -> Iterator[Signature]:
@@ -65,10 +68,14 @@ def listeners(catalog: Catalog) -> dict[str, list[str]]:
     }
 
 
-def schemas(models: Iterable[type[Message]], template: str) -> tuple[dict[type[Message], dict[str, Any]], dict[str, Any]]:
+def schemas(
+    models: Iterable[type[Message]], template: str
+) -> tuple[dict[type[Message], dict[str, Any]], dict[str, Any]]:
     """Give a JSON Schema reference for each model, and the definitions that they refer to by `template`."""
     ordered = list(models)
-    references, definitions = models_json_schema([(model, "validation") for model in ordered], ref_template=template)
+    references, definitions = models_json_schema(
+        [(model, "validation") for model in ordered], ref_template=template
+    )
     return {model: references[model, "validation"] for model in ordered}, definitions["$defs"]
 
 
@@ -91,9 +98,13 @@ def catalogue(catalog: Catalog) -> dict[str, Any]:
         "read_models": [
             {
                 "name": it.projection.name,
-                "views": [{"view": f"read.{view}", "meaning": _words(row.__doc__)} for row, view in it.rows.items()],
+                "views": [
+                    {"view": f"read.{view}", "meaning": _words(row.__doc__)} for row, view in it.rows.items()
+                ],
                 "folds": sorted(it.listens),
-                "queries": [_query(Question(it, name, query, row)) for name, (query, row) in it.queries.items()],
+                "queries": [
+                    _query(Question(it, name, query, row)) for name, (query, row) in it.queries.items()
+                ],
             }
             for it in catalog.projections.values()
         ],
@@ -126,7 +137,9 @@ def _saga(catalog: Catalog, wiring: SagaWiring) -> dict[str, Any]:
 
     return {
         "name": wiring.saga.name,
-        "starts": [{"on": name, "sends": sent(signature)} for name, signature in sorted(wiring.starters.items())],
+        "starts": [
+            {"on": name, "sends": sent(signature)} for name, signature in sorted(wiring.starters.items())
+        ],
         "states": [
             {
                 "name": name,
@@ -134,7 +147,9 @@ def _saga(catalog: Catalog, wiring: SagaWiring) -> dict[str, Any]:
                 "final": issubclass(state, Ended),
                 "within_seconds": None if state.within is None else state.within.total_seconds(),
                 "answers": {
-                    event: sent(signature) for (of, event), signature in sorted(wiring.moves.items(), key=_by_event) if of is state
+                    event: sent(signature)
+                    for (of, event), signature in sorted(wiring.moves.items(), key=_by_event)
+                    if of is state
                 },
                 "late": sent(wiring.lates[state]) if state in wiring.lates else None,
             }
@@ -153,7 +168,9 @@ def _query(question: Question) -> dict[str, Any]:
         "path": f"/read/{question.model.projection.name}/{question.name}",
         "meaning": _words(question.query.__doc__),
         "parameters": question.query.model_json_schema().get("properties", {}),
-        "required": sorted(name for name, field in question.query.model_fields.items() if field.is_required()),
+        "required": sorted(
+            name for name, field in question.query.model_fields.items() if field.is_required()
+        ),
         "order": [f"-{name}" if descending else name for name, descending in question.order],
     }
 

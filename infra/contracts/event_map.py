@@ -32,7 +32,10 @@ def event_map(catalog: Catalog) -> str:
             lines.append(f"  {_node(name)}{{{{{wiring.saga.name}}}}}")
         elif isinstance(wiring, ProjectionWiring):
             lines.append(f"  {_node(name)}[({wiring.projection.name})]")
-    lines += [f"  {_node(source)} -- {_label(names)} --> {_node(target)}" for (source, target), names in sorted(arrows.items())]
+    lines += [
+        f"  {_node(source)} -- {_label(names)} --> {_node(target)}"
+        for (source, target), names in sorted(arrows.items())
+    ]
     return "\n".join(lines) + "\n"
 
 

@@ -1,14 +1,17 @@
 """Runs the embedded broker and database alone, for tests and benchmarks.
 
-`python -m infra.embedded HOME SOFTWARE [fresh]`; with `fresh`, what an earlier run left in them is deleted.
+`python -m infra.embedded HOME SOFTWARE [fresh]`; with `fresh`, what an earlier run left in them is deleted. Where standard
+input is a pipe, its end is the end: whoever held the other one is gone.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
 import signal
+import stat
 import sys
 from pathlib import Path
 
@@ -22,10 +25,12 @@ from infra.embedded.supervisor import Supervisor
 
 
 async def main(home: Path, software: Path, *, fresh: bool) -> None:
-    """Start both, write the addresses into the home, say `ready`, wait for a signal, stop both."""
+    """Start both, write the addresses into the home, say `ready`, wait for a sign to stop, stop both."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    if stat.S_ISFIFO(os.fstat(sys.stdin.fileno()).st_mode):
+        asyncio.get_running_loop().add_reader(sys.stdin, stop.set)
     secrets = ensure_secrets(home)
     await reap(home)
     if fresh:

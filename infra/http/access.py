@@ -70,7 +70,10 @@ class Access:
 
 def _flooded(scope: Scope) -> Problem | None:
     headers: list[tuple[bytes, bytes]] = scope["headers"]
-    if len(headers) > MAX_HEADER_COUNT or sum(len(name) + len(value) for name, value in headers) > MAX_HEADERS:
+    if (
+        len(headers) > MAX_HEADER_COUNT
+        or sum(len(name) + len(value) for name, value in headers) > MAX_HEADERS
+    ):
         detail = f"more than {MAX_HEADER_COUNT} headers or {MAX_HEADERS} bytes of them; send less"
         return Problem(431, "headers_too_large", detail, headers={"Connection": "close"})
     return None
@@ -88,5 +91,3 @@ def _route(scope: Scope) -> str:
     route: Any = scope.get("route")
     path: str = getattr(route, "path", "") or "(none)"
     return path
-
-

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Any, Final
@@ -16,6 +17,7 @@ from starlette.responses import Response
 
 from infra.http import commands, documents, events, health, reads, webhooks
 from infra.http.access import Access
+from infra.http.catch_up import catch_up
 from infra.http.metrics import Metrics
 from infra.http.problems import Problem, refused_parameters
 from infra.http.services import open_services
@@ -32,6 +34,10 @@ _IDEMPOTENCY: Final = {
     "description": "New for every new command; the same again changes nothing and is answered the same.",
     "schema": {"type": "string", "minLength": 1, "maxLength": commands.MAX_KEY},
 }
+_BEHIND_A_TOKEN: Final[dict[int | str, dict[str, Any]]] = {
+    409: {"description": "The token's message was refused, parked or given up; see `state`."},
+    reads.NOT_YET: {"description": "The read model does not show the token's message yet; see `state`."},
+}
 
 
 def create_app(settings: Settings, catalog: Catalog) -> FastAPI:
@@ -39,13 +45,23 @@ def create_app(settings: Settings, catalog: Catalog) -> FastAPI:
     metrics = Metrics()
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
         async with open_services(settings, catalog, metrics) as services:
             app.state.services = services
-            yield
+            catching_up = asyncio.create_task(catch_up(services))
+            try:
+                yield
+            finally:
+                catching_up.cancel()
+                await asyncio.gather(catching_up, return_exceptions=True)
 
     app = FastAPI(
-        title="Triplane", version="1", lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False
+        title="Triplane",
+        version="1",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
     )
     _add_routes(app, catalog)
     documents.install(app, catalog)
@@ -70,7 +86,12 @@ def _add_routes(app: FastAPI, catalog: Catalog) -> None:
     for path, function in open_routes.items():
         app.add_api_route(path, function, methods=["GET"], tags=["platform"], response_class=Response)
     app.add_api_route(
-        "/events", events.post_events, methods=["POST"], status_code=202, tags=["in"], openapi_extra=events.openapi()
+        "/events",
+        events.post_events,
+        methods=["POST"],
+        status_code=202,
+        tags=["in"],
+        openapi_extra=events.openapi(),
     )
     references = documents.command_reference(catalog)
     for contract in commands.public_commands(catalog):
@@ -83,7 +104,9 @@ def _add_routes(app: FastAPI, catalog: Catalog) -> None:
         commands.get_outcome,
         methods=["GET"],
         tags=["in"],
-        openapi_extra={"parameters": [_path_parameter("id", "The id of a command, or the token of any message.")]},
+        openapi_extra={
+            "parameters": [_path_parameter("id", "The id of a command, or the token of any message.")]
+        },
     )
     app.add_api_route("/webhooks/stripe", webhooks.post_stripe, methods=["POST"], tags=["in"])
     for wiring in catalog.projections.values():
@@ -94,8 +117,7 @@ def _add_routes(app: FastAPI, catalog: Catalog) -> None:
                 methods=["GET"],
                 tags=["read"],
                 response_model=reads.page_of(question),
-                responses={409: {"description": "The token's message was refused, parked or given up; see `state`."}}
-                | {reads.NOT_YET: {"description": "The read model does not show the token's message yet."}},
+                responses=_BEHIND_A_TOKEN,
             )
     app.add_api_route("/read/{model}/{query}", reads.unknown_query, methods=["GET"], include_in_schema=False)
 
@@ -117,7 +139,13 @@ def _add_command(app: FastAPI, contract: Contract, reference: dict[str, Any]) ->
 
 
 def _path_parameter(name: str, meaning: str) -> dict[str, Any]:
-    return {"name": name, "in": "path", "required": True, "description": meaning, "schema": {"type": "string"}}
+    return {
+        "name": name,
+        "in": "path",
+        "required": True,
+        "description": meaning,
+        "schema": {"type": "string"},
+    }
 
 
 async def _problem(_request: Request, raised: Exception) -> Response:
@@ -139,10 +167,15 @@ async def _plain(_request: Request, raised: Exception) -> Response:
 async def _away(_request: Request, raised: Exception) -> Response:
     log.warning("database away", error=repr(raised))
     return Problem(
-        503, "database_away", "the database cannot be reached; nothing was done, send it again", headers={"Retry-After": "2"}
+        503,
+        "database_away",
+        "the database cannot be reached; nothing was done, send it again",
+        headers={"Retry-After": "2"},
     ).response()
 
 
 async def _unexpected(_request: Request, raised: Exception) -> Response:
     log.error("unexpected error", exc_info=raised)
-    return Problem(500, "unexpected", "an error of the platform, which is logged; it was not your request").response()
+    return Problem(
+        500, "unexpected", "an error of the platform, which is logged; it was not your request"
+    ).response()

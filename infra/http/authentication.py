@@ -6,6 +6,7 @@ subject, tenant, roles. Nothing that it merely suggests (`jku`, `x5u`, `jwk`, it
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -71,7 +72,9 @@ class Authenticator:
     def caller(self, headers: Sequence[str]) -> Caller:
         """Give the caller of a request by its Authorization headers; raise 401 or 403."""
         if not headers:
-            raise _unauthorized("no token; send Authorization: Bearer <token> (triplane token makes one)", error=None)
+            raise _unauthorized(
+                "no token; send Authorization: Bearer <token> (triplane token makes one)", error=None
+            )
         scheme, _, token = headers[0].partition(" ")
         if len(headers) > 1 or scheme.lower() != "bearer" or not token:
             raise _unauthorized("send one header Authorization: Bearer <token>")
@@ -121,10 +124,8 @@ class Authenticator:
             raise _unauthorized("kid: must name the key")
         if kid not in self._keys and time.monotonic() - self._read_at > REFRESH_S:
             self._read_at = time.monotonic()
-            try:
+            with contextlib.suppress(SettingsError):
                 self._keys = load_keys(self._directory)
-            except SettingsError:
-                pass
         key = self._keys.get(kid)
         if key is None:
             raise _unauthorized("kid: no key of that name")

@@ -11,6 +11,8 @@ from starlette.requests import ClientDisconnect, Request
 from infra.http.problems import Problem
 
 MAX_BODY: Final = 1_048_576
+DRAINED: Final = 4_194_304
+"""Bytes beyond the limit that are read and dropped, so that whoever sends a little too much can read the answer."""
 SLOW_S: Final = 20.0
 """A body that takes longer is given up."""
 
@@ -21,7 +23,9 @@ def media_type(request: Request) -> str:
     for parameter in parameters:
         name, _, value = parameter.partition("=")
         if name.strip() == "charset" and value.strip(' "') not in {"utf-8", "utf8"}:
-            raise Problem(415, "content_type", f"content-type: charset {value[:40]!r} is not read; send UTF-8")
+            raise Problem(
+                415, "content_type", f"content-type: charset {value[:40]!r} is not read; send UTF-8"
+            )
     return kind
 
 
@@ -30,27 +34,38 @@ def is_json(kind: str) -> bool:
     return kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))
 
 
-async def read_body(request: Request, *, limit: int = MAX_BODY, accepted: Collection[str] = ("application/json",)) -> bytes:
+async def read_body(
+    request: Request, *, limit: int = MAX_BODY, accepted: Collection[str] = ("application/json",)
+) -> bytes:
     """Read the whole body; raise 408, 413 or 415. `accepted` is for the message alone: the caller checks the type."""
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise Problem(
-            415, "content_encoding", "content-encoding: compressed bodies are not read; send it as it is", accepted=list(accepted)
+            415,
+            "content_encoding",
+            "content-encoding: compressed bodies are not read; send it as it is",
+            accepted=list(accepted),
         )
     declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > limit:
+    if declared.isdigit() and int(declared) > limit + DRAINED:
         raise _too_large(limit)
     body = bytearray()
+    beyond = 0
     try:
         async with asyncio.timeout(SLOW_S):
             async for chunk in request.stream():
-                body += chunk
-                if len(body) > limit:
-                    raise _too_large(limit)
+                if len(body) + len(chunk) > limit:
+                    beyond += len(chunk)
+                else:
+                    body += chunk
+                if beyond > DRAINED:
+                    break
     except TimeoutError:
         detail = f"the body did not arrive within {SLOW_S:.0f} s; send it again"
         raise Problem(408, "slow_body", detail, headers={"Connection": "close"}) from None
     except ClientDisconnect:
         raise Problem(400, "disconnected", "the connection ended before the body") from None
+    if beyond:
+        raise _too_large(limit)
     return bytes(body)
 
 

@@ -71,7 +71,9 @@ def endpoint(contract: Contract) -> Endpoint:
         key = _idempotency_key(request)
         kind = media_type(request)
         if not is_json(kind):
-            raise Problem(415, "content_type", f"content-type: {kind[:80]!r} is not read; send application/json")
+            raise Problem(
+                415, "content_type", f"content-type: {kind[:80]!r} is not read; send application/json"
+            )
         body = await read_body(request)
         try:
             outgoing = await _admit(services, caller, contract, key, body, request)
@@ -90,11 +92,17 @@ def _idempotency_key(request: Request) -> str:
     given = request.headers.getlist("idempotency-key")
     if not given:
         raise refused(
-            Unacceptable("idempotency_key", "Idempotency-Key: missing; send a new one with every new command, such as a UUID")
+            Unacceptable(
+                "idempotency_key",
+                "Idempotency-Key: missing; send a new one with every new command, such as a UUID",
+            )
         )
     if len(given) > 1 or not _KEY.match(given[0]):
         raise refused(
-            Unacceptable("idempotency_key", f"Idempotency-Key: send one of 1 to {MAX_KEY} printable ASCII characters, no spaces")
+            Unacceptable(
+                "idempotency_key",
+                f"Idempotency-Key: send one of 1 to {MAX_KEY} printable ASCII characters, no spaces",
+            )
         )
     return given[0]
 
@@ -178,7 +186,10 @@ async def _once(
             return Answer(found["status"], found["answer"], found["message_id"]), True
         if not found["mine"]:
             raise Problem(
-                409, "in_flight", "Idempotency-Key: its first request is still at work; try again", headers={"Retry-After": "1"}
+                409,
+                "in_flight",
+                "Idempotency-Key: its first request is still at work; try again",
+                headers={"Retry-After": "1"},
             )
         taken = await tx.execute(
             """INSERT INTO answers (tenant, route, key, body_hash, status, answer, message_id)
@@ -193,7 +204,10 @@ async def _once(
         )
         if taken.endswith(" 0"):
             raise Problem(
-                409, "in_flight", "Idempotency-Key: its first request has just ended; try again", headers={"Retry-After": "1"}
+                409,
+                "in_flight",
+                "Idempotency-Key: its first request has just ended; try again",
+                headers={"Retry-After": "1"},
             )
         await outbox.write(tx, [outgoing])
     services.wakeups.poke(services.intake)
@@ -208,7 +222,9 @@ async def unknown_command(request: Request) -> Response:
     names = [it.name for it in public_commands(services.catalog)]
     near = get_close_matches(asked, names, 3, 0.4)
     hint = f"; near: {', '.join(near)}" if near else "; see /openapi.json"
-    raise Problem(404, "unknown_command", f"{asked[:120]!r} is no command that is taken from outside{hint}", near=near)
+    raise Problem(
+        404, "unknown_command", f"{asked[:120]!r} is no command that is taken from outside{hint}", near=near
+    )
 
 
 async def get_outcome(request: Request) -> Response:
@@ -219,8 +235,14 @@ async def get_outcome(request: Request) -> Response:
     token = await token_of(services, caller, given)
     outcome = await services.outcomes.of(token)
     if outcome is None:
-        raise Problem(404, "unknown_message", "nothing is known of that message, or not yet: one sent to Kafka shows once it is read")
-    return Response(to_json(_document(token, outcome)), 200, {"Cache-Control": "no-store"}, "application/json")
+        raise Problem(
+            404,
+            "unknown_message",
+            "nothing is known of that message, or not yet: one sent to Kafka shows once it is read",
+        )
+    return Response(
+        to_json(_document(token, outcome)), 200, {"Cache-Control": "no-store"}, "application/json"
+    )
 
 
 async def token_of(services: Services, caller: Caller, given: str) -> Token:
@@ -253,7 +275,13 @@ def _document(token: Token, outcome: Outcome) -> dict[str, Any]:
         "reason": outcome.reason,
         "detail": outcome.detail,
         "events": [
-            {"id": it.id, "type": it.type, "key": it.key, "version": it.version, "recorded_at": it.recorded_at}
+            {
+                "id": it.id,
+                "type": it.type,
+                "key": it.key,
+                "version": it.version,
+                "recorded_at": it.recorded_at,
+            }
             for it in outcome.facts
         ],
     }

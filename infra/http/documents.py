@@ -19,7 +19,9 @@ from infra.http.services import services_of
 from infra.runtime.catalog import Catalog
 
 _REF: Final = "#/components/schemas/{model}"
-OPEN: Final = frozenset({"/healthz", "/readyz", "/metrics", "/openapi.json", "/asyncapi.json", "/webhooks/stripe"})
+OPEN: Final = frozenset(
+    {"/healthz", "/readyz", "/metrics", "/openapi.json", "/asyncapi.json", "/webhooks/stripe"}
+)
 DESCRIPTION: Final = """\
 Every request needs `Authorization: Bearer <token>`, but for those marked otherwise. The token names one tenant; nothing
 of another tenant can be seen or written with it. Roles: `publisher` (events, commands, outcomes), `analyst` (read models),
@@ -47,7 +49,10 @@ PROBLEM: Final = {
                 },
             },
         },
-        "state": {"type": "string", "description": "Of a read model that does not show a token's message: how far it came."},
+        "state": {
+            "type": "string",
+            "description": "Of a read model that does not show a token's message: how far it came.",
+        },
         "reason": {"type": ["string", "null"]},
     },
 }
@@ -61,7 +66,11 @@ def install(app: FastAPI, catalog: Catalog) -> None:
 def _openapi(app: FastAPI, catalog: Catalog) -> dict[str, Any]:
     if app.openapi_schema is None:
         document = get_openapi(
-            title="Triplane", version=app.version, description=DESCRIPTION, routes=app.routes, openapi_version="3.1.0"
+            title="Triplane",
+            version=app.version,
+            description=DESCRIPTION,
+            routes=app.routes,
+            openapi_version="3.1.0",
         )
         _, definitions = schemas([it.model for it in public_commands(catalog)], _REF)
         components: dict[str, Any] = document.setdefault("components", {})
@@ -97,4 +106,6 @@ def command_reference(catalog: Catalog) -> dict[str, dict[str, Any]]:
 async def get_asyncapi(request: Request) -> Response:
     """Give the AsyncAPI document."""
     services = services_of(request)
-    return Response(to_json(asyncapi(services.catalog, services.settings.kafka)), media_type="application/json")
+    return Response(
+        to_json(asyncapi(services.catalog, services.settings.kafka)), media_type="application/json"
+    )

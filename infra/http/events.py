@@ -35,7 +35,9 @@ async def post_events(request: Request) -> Response:
     kind = media_type(request)
     if not is_json(kind):
         accepted = [BINARY, STRUCTURED, BATCH]
-        raise Problem(415, "content_type", f"content-type: {kind[:80]!r} is not read; send one of {', '.join(accepted)}")
+        raise Problem(
+            415, "content_type", f"content-type: {kind[:80]!r} is not read; send one of {', '.join(accepted)}"
+        )
     body = await read_body(request, accepted=(BINARY, STRUCTURED, BATCH))
     now = datetime.now(UTC)
     try:
@@ -47,9 +49,12 @@ async def post_events(request: Request) -> Response:
     await store(services, admitted)
     services.metrics.admitted.labels("events", "accepted").inc(len(admitted))
     answers = [
-        {"id": it.envelope.id, "source": it.envelope.source, "token": str(Token.of(it.envelope, it.value))} for it in admitted
+        {"id": it.envelope.id, "source": it.envelope.source, "token": str(Token.of(it.envelope, it.value))}
+        for it in admitted
     ]
-    return Response(to_json({"accepted": len(answers), "events": answers}), 202, media_type="application/json")
+    return Response(
+        to_json({"accepted": len(answers), "events": answers}), 202, media_type="application/json"
+    )
 
 
 def _open(
@@ -62,7 +67,9 @@ def _open(
         if not isinstance(events, list):
             raise Unacceptable("not_an_object", "a batch is a JSON list of structured CloudEvents")
         if len(events) > MAX_BATCH:
-            raise Unacceptable("too_large", f"a batch of {len(events)} events; send at most {MAX_BATCH} at a time")
+            raise Unacceptable(
+                "too_large", f"a batch of {len(events)} events; send at most {MAX_BATCH} at a time"
+            )
         return [_one_of_batch(event, now, tenant) for event in events]
     return [(envelope_of(_attributes(request, tenant), now, inbound=True), body)]
 
@@ -142,12 +149,17 @@ async def store(services: Services, messages: list[Outgoing]) -> None:
 
 def openapi() -> dict[str, Any]:
     """Describe the request body and answers."""
-    event = {"type": "object", "description": "A CloudEvent 1.0 in JSON; see /asyncapi.json for types and data."}
+    event = {
+        "type": "object",
+        "description": "A CloudEvent 1.0 in JSON; see /asyncapi.json for types and data.",
+    }
     return {
         "requestBody": {
             "required": True,
             "content": {
-                BINARY: {"schema": {"type": "object", "description": "The data; attributes stand in ce-* headers."}},
+                BINARY: {
+                    "schema": {"type": "object", "description": "The data; attributes stand in ce-* headers."}
+                },
                 STRUCTURED: {"schema": event},
                 BATCH: {"schema": {"type": "array", "items": event, "maxItems": MAX_BATCH}},
             },

@@ -15,7 +15,6 @@ from infra.http.authentication import Role
 from infra.http.metrics import CONTENT_TYPE
 from infra.http.problems import Problem
 from infra.http.services import Services, caller_of, services_of
-from infra.migrations.schemas import heads
 from infra.postgres.database import TRANSIENT
 from infra.runtime.catalog import discover
 from infra.runtime.freshness import Part
@@ -25,7 +24,11 @@ STARTED = time.monotonic()
 
 async def healthz(_request: Request) -> Response:
     """Say that this process is alive and its loop turns."""
-    return Response(to_json({"status": "alive", "uptime_seconds": round(time.monotonic() - STARTED, 1)}), 200, media_type="application/json")
+    return Response(
+        to_json({"status": "alive", "uptime_seconds": round(time.monotonic() - STARTED, 1)}),
+        200,
+        media_type="application/json",
+    )
 
 
 async def readyz(request: Request) -> Response:
@@ -36,7 +39,9 @@ async def readyz(request: Request) -> Response:
     checks = await _checks(services_of(request))
     ready = all(check["ok"] or not check["required"] for check in checks.values())
     document = {"status": "ready" if ready else "not ready", "checks": checks}
-    return Response(to_json(document), 200 if ready else 503, {"Cache-Control": "no-store"}, "application/json")
+    return Response(
+        to_json(document), 200 if ready else 503, {"Cache-Control": "no-store"}, "application/json"
+    )
 
 
 async def _checks(services: Services) -> dict[str, dict[str, Any]]:
@@ -48,7 +53,9 @@ async def _checks(services: Services) -> dict[str, dict[str, Any]]:
         return {"database": _check(None), "migrations": _check(f"{wrong}; run: triplane migrate")}
     checks = {
         "database": _check(None),
-        "migrations": _check(f"not up to date: {', '.join(behind)}; run: triplane migrate" if behind else None),
+        "migrations": _check(
+            f"not up to date: {', '.join(behind)}; run: triplane migrate" if behind else None
+        ),
     }
     if behind:
         return checks
@@ -77,9 +84,8 @@ def _dead(parts: list[Part]) -> str | None:
 
 async def _behind(services: Services) -> list[str]:
     expected = _expected()
-    rows = await services.monitor.fetch(
-        " UNION ALL ".join(f"SELECT '{schema}' AS schema, version_num FROM {schema}.alembic_version" for schema in expected)  # noqa: S608 - names from the code
-    )
+    asked = (f"SELECT '{schema}' AS schema, version_num FROM {schema}.alembic_version" for schema in expected)  # noqa: S608 - names from the code
+    rows = await services.monitor.fetch(" UNION ALL ".join(asked))
     current: dict[str, set[str]] = {}
     for row in rows:
         current.setdefault(row["schema"], set()).add(row["version_num"])
@@ -88,6 +94,9 @@ async def _behind(services: Services) -> list[str]:
 
 @cache
 def _expected() -> dict[str, set[str]]:
+    # Alembic is slow to import, and needed once.
+    from infra.migrations.schemas import heads  # noqa: PLC0415
+
     return heads(discover())
 
 
@@ -99,7 +108,9 @@ async def metrics(request: Request) -> Response:
     try:
         measured = await services.gauge.measure()
     except TRANSIENT as away:
-        raise Problem(503, "database_away", f"the database cannot be reached: {type(away).__name__}") from None
+        raise Problem(
+            503, "database_away", f"the database cannot be reached: {type(away).__name__}"
+        ) from None
     return Response(services.metrics.text(measured), media_type=CONTENT_TYPE)
 
 

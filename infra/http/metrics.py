@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Final, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client import Gauge as Level
@@ -11,6 +12,7 @@ from infra.runtime.freshness import Freshness
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _BUCKETS: Final = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+Labels = TypeVar("Labels", bound=tuple[str, ...])
 
 
 class Metrics:
@@ -27,10 +29,16 @@ class Metrics:
             buckets=_BUCKETS,
         )
         self.admitted = Counter(
-            "triplane_http_messages", "Messages that came in by HTTP.", ("way", "outcome"), registry=self.registry
+            "triplane_http_messages",
+            "Messages that came in by HTTP.",
+            ("way", "outcome"),
+            registry=self.registry,
         )
         self.webhooks = Counter(
-            "triplane_webhooks", "Webhooks by what became of them.", ("provider", "outcome"), registry=self.registry
+            "triplane_webhooks",
+            "Webhooks by what became of them.",
+            ("provider", "outcome"),
+            registry=self.registry,
         )
         self._levels: dict[str, Level] = {}
 
@@ -60,13 +68,21 @@ class Metrics:
         self._set(
             "heartbeat_age_seconds",
             "Since when the liveliest process of a consumer has shown no life.",
-            {(name,): min(it.beat_age for it in part.processes) for name, part in parts.items() if part.processes},
+            {
+                (name,): min(it.beat_age for it in part.processes)
+                for name, part in parts.items()
+                if part.processes
+            },
             by_name,
         )
         self._set(
             "heartbeat_oldest_seconds",
             "The same of the process that has shown no life for longest: a frozen one shows here first.",
-            {(name,): max(it.beat_age for it in part.processes) for name, part in parts.items() if part.processes},
+            {
+                (name,): max(it.beat_age for it in part.processes)
+                for name, part in parts.items()
+                if part.processes
+            },
             by_name,
         )
         self._set(
@@ -95,10 +111,13 @@ class Metrics:
             ("schema",),
         )
         self._set(
-            "effects_open", "Outside effects that are not done.", dict(measured.effects.items()), ("consumer", "standing")
+            "effects_open", "Outside effects that are not done.", measured.effects, ("consumer", "standing")
         )
         self._set(
-            "sagas_stuck", "Sagas that need an operator.", {(k,): v for k, v in measured.sagas_stuck.items()}, ("saga",)
+            "sagas_stuck",
+            "Sagas that need an operator.",
+            {(k,): v for k, v in measured.sagas_stuck.items()},
+            ("saga",),
         )
         self._set(
             "early_events_old",
@@ -106,11 +125,13 @@ class Metrics:
             {(k,): v for k, v in measured.early_old.items()},
             ("saga",),
         )
-        self._set("webhooks_parked", "Signed webhooks that wait for an operator.", {(): measured.webhooks_parked})
+        self._set(
+            "webhooks_parked", "Signed webhooks that wait for an operator.", {(): measured.webhooks_parked}
+        )
         return generate_latest(self.registry)
 
     def _set(
-        self, name: str, meaning: str, values: dict[tuple[str, ...], float] | dict[tuple[str, str], int], labels: tuple[str, ...] = ()
+        self, name: str, meaning: str, values: Mapping[Labels, float], labels: tuple[str, ...] = ()
     ) -> None:
         level = self._levels.get(name)
         if level is None:
@@ -121,4 +142,4 @@ class Metrics:
             for at, value in values.items():
                 level.labels(*at).set(value)
         else:
-            level.set(values[()])  # type: ignore[index]
+            level.set(sum(values.values()))

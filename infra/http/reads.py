@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from difflib import get_close_matches
-from typing import Annotated, Any, Final, Literal, Union
+from typing import Annotated, Any, Final, Literal
 
 import fastapi
 from pydantic import BaseModel, ConfigDict, Field, create_model
@@ -88,25 +88,34 @@ def parameters_of(question: Question) -> type[BaseModel]:
     """Give the model of a query's parameters with those of every query."""
     taken = Paging.model_fields.keys() & question.query.model_fields.keys()
     if taken:
-        raise WiringError(f"{question.model.name}.{question.name}: the parameter {min(taken)!r} is taken; choose another name")
-    return create_model(f"{question.model.projection.name}_{question.name}", __base__=(Paging, question.query))
+        raise WiringError(
+            f"{question.model.name}.{question.name}: the parameter {min(taken)!r} is taken; choose another name"
+        )
+    return create_model(
+        f"{question.model.projection.name}_{question.name}", __base__=(Paging, question.query)
+    )
 
 
 def page_of(question: Question) -> type[BaseModel]:
     """Give the model of an answer, for the documents."""
     return create_model(
         f"{question.model.projection.name}_{question.name}_page",
-        items=(list[_shown(question.row)], ...),  # type: ignore[misc]
+        items=(_list_of(_shown(question.row)), ...),
         next=(str | None, Field(description="The cursor of the next page; empty on the last.")),
         as_of=(AsOf, ...),
     )
 
 
+def _list_of(item: Any) -> Any:
+    return list[item]
+
+
 def _shown(row: type[Row]) -> Any:
     """Give a row class with its personal values as a reader may get them."""
-    fields: dict[str, Any] = {
-        name: (Union[row.model_fields[name].annotation, Sealed], row.model_fields[name]) for name in marked(row, PersonalMark)  # noqa: UP007
-    }
+    fields: dict[str, Any] = {}
+    for name in marked(row, PersonalMark):
+        open_value: Any = row.model_fields[name].annotation
+        fields[name] = (open_value | Sealed, row.model_fields[name])
     return create_model(row.__name__, __base__=row, __doc__=row.__doc__, **fields) if fields else row
 
 
@@ -126,7 +135,11 @@ def endpoint(question: Question) -> Endpoint:
 
     get_answer.__name__ = f"read_{question.model.projection.name}_{question.name}"
     get_answer.__doc__ = question.query.__doc__
-    get_answer.__annotations__ = {"request": Request, "asked": Annotated[parameters, fastapi.Query()], "return": Response}
+    get_answer.__annotations__ = {
+        "request": Request,
+        "asked": Annotated[parameters, fastapi.Query()],
+        "return": Response,
+    }
     return get_answer
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -57,7 +57,7 @@ class Services:
 
 
 @asynccontextmanager
-async def open_services(settings: Settings, catalog: Catalog, metrics: Metrics) -> AsyncIterator[Services]:
+async def open_services(settings: Settings, catalog: Catalog, metrics: Metrics) -> AsyncGenerator[Services]:
     """Open everything, connecting only on first use: a server starts while database and broker are away."""
     opened = await asyncio.gather(
         *(open_database(settings, schema, size=size, at_once=0) for schema, size in POOLS.items())
@@ -72,7 +72,9 @@ async def open_services(settings: Settings, catalog: Catalog, metrics: Metrics) 
             settings,
             catalog,
             databases,
-            Authenticator(settings, ensure_keys(settings.home) if settings.development else settings.home / "keys"),
+            Authenticator(
+                settings, ensure_keys(settings.home) if settings.development else settings.home / "keys"
+            ),
             Admission(codec, tenancy),
             outcomes,
             Following(databases["monitor"], outcomes),

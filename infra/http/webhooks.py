@@ -44,7 +44,7 @@ async def post_stripe(request: Request) -> Response:
         raise Problem(415, "content_type", "content-type: webhooks are application/json")
     raw = await read_body(request, limit=webhooks.BODY_LIMIT)
     event = _verified(services, raw, request.headers.getlist("stripe-signature"))
-    outcome = await _store(services, event, raw)
+    outcome = await store(services, event, raw)
     services.metrics.webhooks.labels(PROVIDER, outcome).inc()
     return Response(f'{{"received":true,"outcome":"{outcome}"}}', 200, media_type="application/json")
 
@@ -62,11 +62,13 @@ def _verified(services: Services, raw: bytes, signatures: list[str]) -> StripeEv
         )
     except WebhookRefused as refused:
         services.metrics.webhooks.labels(PROVIDER, refused.reason).inc()
-        (log.error if refused.alarm else log.warning)("webhook refused", provider=PROVIDER, reason=str(refused))
+        (log.error if refused.alarm else log.warning)(
+            "webhook refused", provider=PROVIDER, reason=str(refused)
+        )
         raise Problem(400, refused.reason, "the request is no webhook of ours; nothing was stored") from None
 
 
-async def _store(services: Services, event: StripeEvent, raw: bytes) -> str:
+async def store(services: Services, event: StripeEvent, raw: bytes) -> str:
     """Store the event with what follows from it, in one transaction; a known one changes nothing."""
     now = datetime.now(UTC)
     fact = webhooks.facts(event)
@@ -103,13 +105,15 @@ async def _consequence(
             return "parked", reason[:2000], None
         case _:
             pass
+    if not TENANT.match(fact.tenant):
+        return "parked", "metadata.tenant: is no tenant id", None
     try:
-        if not TENANT.match(fact.tenant):
-            raise Unacceptable("tenant_id", "metadata.tenant: is no tenant id")
         await services.admission.tenancy.admit(fact.tenant)
         command = (
             CheckRefund(
-                payment_id=PaymentId(fact.payment_id), refund_id=RefundId(fact.refund_id), provider_ref=fact.provider_ref
+                payment_id=PaymentId(fact.payment_id),
+                refund_id=RefundId(fact.refund_id),
+                provider_ref=fact.provider_ref,
             )
             if isinstance(fact, RefundUpdated)
             else CheckPayment(payment_id=PaymentId(fact.payment_id), provider_ref=fact.provider_ref)

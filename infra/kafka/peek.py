@@ -33,7 +33,11 @@ class Peek:
             if len(self._known) > CACHED:
                 self._known.clear()
             self._known |= await asyncio.to_thread(self._read, missing)
-        return {place: self._known[place, offset] for place, offset in offsets.items() if (place, offset) in self._known}
+        return {
+            place: self._known[place, offset]
+            for place, offset in offsets.items()
+            if (place, offset) in self._known
+        }
 
     async def close(self) -> None:
         """Let the connections go."""

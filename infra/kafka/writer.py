@@ -57,22 +57,40 @@ class Writer:
         producer = self._producer
         if producer is None:
             return [None] * len(records)
-        futures: list[asyncio.Future[Any]] = []
+        futures: list[asyncio.Future[Any] | None] = []
+        refused: set[tuple[str, bytes]] = set()
         broken = False
         try:
             async with asyncio.timeout(within_s):
                 for record in records:
-                    future = await producer.send(record.topic, record.value, record.key, headers=record.headers)
-                    futures.append(future)  # noqa: PERF401 - what was sent before a failure counts
-                await asyncio.wait(futures)
+                    futures.append(await self._sent(producer, record, refused))
+                if sent := [future for future in futures if future is not None]:
+                    await asyncio.wait(sent)
         except (KafkaError, OSError, TimeoutError) as failed:
             broken = True
             log.warning("send failed", writer=self._name, error=repr(failed))
-        written = [_outcome(future) for future in futures]
+        written = [None if future is None else _outcome(future) for future in futures]
         written += [None] * (len(records) - len(written))
         if broken or None in written:
             await self.discard()
         return written
+
+    async def _sent(
+        self, producer: Any, record: Sendable, refused: set[tuple[str, bytes]]
+    ) -> asyncio.Future[Any] | None:
+        """Hand a record to the client; one that it refuses outright holds up its key, and nobody else."""
+        key = (record.topic, record.key)
+        if key in refused:
+            return None
+        try:
+            future: asyncio.Future[Any] = await producer.send(
+                record.topic, record.value, record.key, headers=record.headers
+            )
+        except MessageSizeTooLargeError as too_large:
+            log.error("record refused; its key waits", writer=self._name, topic=record.topic, error=repr(too_large))  # noqa: TRY400
+            refused.add(key)
+            return None
+        return future
 
     async def connect(self) -> bool:
         """Have a producer that knows the cluster; give whether there is one."""

@@ -26,7 +26,10 @@ READABLE: Final = {
         "parked (id, consumer, generation, topic, partition, offset, tenant, source, message_id, type, reason, detail, parked_at)",
     ),
     "outbox": ("outbox (position, bucket, id, topic, written_at)", "buckets", "published"),
-    "service": ("effects (id, consumer, tenant, type, standing, attempts, not_before, recorded_at, ended_at)", "outcomes"),
+    "service": (
+        "effects (id, consumer, tenant, type, standing, attempts, not_before, recorded_at, ended_at)",
+        "outcomes",
+    ),
     "sagas": (
         "instances (saga, tenant, state_name, started_at, stepped_at)",
         "deadlines (saga, tenant, due)",
@@ -53,7 +56,11 @@ async def ensure_monitoring(settings: Settings, catalog: Catalog) -> None:
                 if "service" in labels:
                     await _make_outcomes(admin, schema, catalog)
                 if labels:
-                    await _grant(admin, schema, ("alembic_version", *(it for label in labels for it in READABLE.get(label, ()))))
+                    await _grant(
+                        admin,
+                        schema,
+                        ("alembic_version", *(it for label in labels for it in READABLE.get(label, ()))),
+                    )
             await _withhold(admin, list(chains(catalog)))
     finally:
         await admin.close()
@@ -61,7 +68,9 @@ async def ensure_monitoring(settings: Settings, catalog: Catalog) -> None:
 
 async def _make_outcomes(admin: asyncpg.Connection[asyncpg.Record], schema: str, catalog: Catalog) -> None:
     refusals = ", ".join(
-        f"'{contract.name}'" for contract in catalog.contracts.values() if contract.context == schema and contract.kind == "refusal"
+        f"'{contract.name}'"
+        for contract in catalog.contracts.values()
+        if contract.context == schema and contract.kind == "refusal"
     )
     reason = f"CASE WHEN type IN ({refusals}) THEN payload ->> 'reason' END" if refusals else "NULL::text"
     await admin.execute(
@@ -69,7 +78,9 @@ async def _make_outcomes(admin: asyncpg.Connection[asyncpg.Record], schema: str,
             SELECT id, tenant, type, key, version, correlation, recorded_at, {reason} AS reason FROM {schema}.events"""  # noqa: S608 - names from the code
     )
     await admin.execute(f"ALTER VIEW {schema}.outcomes OWNER TO triplane_{schema}")
-    await admin.execute(f"COMMENT ON VIEW {schema}.outcomes IS 'What came of messages: every fact without its body.'")
+    await admin.execute(
+        f"COMMENT ON VIEW {schema}.outcomes IS 'What came of messages: every fact without its body.'"
+    )
 
 
 async def _grant(admin: asyncpg.Connection[asyncpg.Record], schema: str, readable: tuple[str, ...]) -> None:

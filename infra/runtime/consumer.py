@@ -121,7 +121,10 @@ class Consumer:
 
     async def _overfull(self) -> bool:
         """Whether so much is parked that going on would only park more: then nothing is read until it is less."""
-        self._parked_lately = await self._count_parked_keys() > MAX_PARKED_KEYS
+        try:
+            self._parked_lately = await self._count_parked_keys() > MAX_PARKED_KEYS
+        except PASSING:
+            return True
         if self._parked_lately:
             reason = f"paused: more than {MAX_PARKED_KEYS} keys are parked; see triplane parked list --consumer {self.name}"
             if self.vitals.stopped_because is None:

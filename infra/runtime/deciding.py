@@ -7,9 +7,12 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from pydantic_core import from_json, to_json
+
 from events import Erased, Message
 from handlers import Local, Metadata
 from infra.postgres.database import Connection
+from infra.postgres.database import Row as Stored
 from infra.runtime.catalog import DeciderWiring
 from infra.runtime.codec import Codec, Incoming, shape_of
 from infra.runtime.envelope import Envelope
@@ -145,18 +148,18 @@ class Deciding:
                 continue
             ordered = sorted((kind.__name__, tenant, key) for kind, tenant, key in wanted)
             rows = await tx.fetch(
-                f"""SELECT l.view, l.tenant, l.key, l.state FROM locals l
+                f"""SELECT l.view, l.tenant, l.key, l.shape, l.state FROM locals l
                     JOIN unnest($1::text[], $2::text[], $3::text[]) AS w (view, tenant, key) USING (view, tenant, key)
                     {lock}""",  # noqa: S608 - one of two constants
                 *map(list, zip(*ordered, strict=True)),
             )
-            stored = {(row["view"], row["tenant"], row["key"]): row["state"] for row in rows}
+            stored = {(row["view"], row["tenant"], row["key"]): row for row in rows}
             for kind, tenant, key in wanted:
-                text = stored.get((kind.__name__, tenant, key))
-                if text is None:
+                row = stored.get((kind.__name__, tenant, key))
+                if row is None or row["state"] is None:
                     view = kind.model_validate_strings({self._wiring.locals[kind].key: key})
                 else:
-                    (view,) = await self._codec.load_states(kind, [(tenant, text)])
+                    (view,) = await self._codec.load_states(kind, [(tenant, _reshaped(kind, row))])
                 self._views[kind, tenant, key] = view
 
     # -- fold -------------------------------------------------------------------------------------------------------
@@ -234,3 +237,13 @@ class Deciding:
             [shape_of(key[0]) for key in keys],
         )
 
+
+def _reshaped(kind: type[Local], row: Stored) -> str:
+    """Give a stored view as its class is now: what it has lost is left out, what is new begins at its default.
+
+    Unlike an aggregate it cannot be folded anew here, as its facts belong to others.
+    """
+    text: str = row["state"]
+    if row["shape"] == shape_of(kind):
+        return text
+    return to_json({name: value for name, value in from_json(text).items() if name in kind.model_fields}).decode()

@@ -157,7 +157,7 @@ def _as_relayed(record: Record) -> Envelope | None:
             correlation=correlation,
             causation=causation,
             sequence=_sequence(sequence.decode() if "ce_sequence" in headers else None),
-            traceparent=traceparent,
+            traceparent=traceparent if traceparent is not None and TRACEPARENT.match(traceparent) else None,
         )
     except (KeyError, ValueError, AttributeError, Unacceptable):
         return None

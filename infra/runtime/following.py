@@ -50,7 +50,9 @@ class At:
             case [topic, partition, offset] if _number(partition) and _number(offset):
                 return cls(topic, int(partition), int(offset))
             case _:
-                raise Unacceptable("at", "at: write it topic/partition/offset, such as payments.events/3/1042")
+                raise Unacceptable(
+                    "at", "at: write it topic/partition/offset, such as payments.events/3/1042"
+                )
 
 
 class Following:
@@ -81,7 +83,10 @@ class Following:
     async def place(self, model: ProjectionWiring, at: At, wait_s: float) -> Reached:
         """Wait up to `wait_s` seconds until `model` has read a place; raise `Unacceptable` when it never will."""
         if at.topic not in model.topics:
-            raise Unacceptable("at", f"at: {model.projection.name} does not read {at.topic!r}; it reads {', '.join(model.topics)}")
+            raise Unacceptable(
+                "at",
+                f"at: {model.projection.name} does not read {at.topic!r}; it reads {', '.join(model.topics)}",
+            )
 
         async def look() -> Reached:
             rows = await self._monitor.fetch(
@@ -124,7 +129,9 @@ class Following:
         for row in rows:
             if row["reason"] is not None:
                 return Reached("parked", row["reason"], row["detail"])
-        return Reached("reached" if rows and all(row["read"] and not row["unsent"] for row in rows) else "applied")
+        return Reached(
+            "reached" if rows and all(row["read"] and not row["unsent"] for row in rows) else "applied"
+        )
 
 
 async def _patiently(look: Callable[[], Awaitable[Reached]], wait_s: float) -> Reached:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
@@ -163,7 +163,7 @@ class Gauge:
         measured_at: float = now[0]["now"]
         await self._add_lag(parts, checkpoints, ends, measured_at)
         for part in parts.values():
-            part.red = _wrong(part)
+            part.red = wrong_with(part)
         return Freshness(
             measured_at,
             ends is not None,
@@ -172,7 +172,11 @@ class Gauge:
             await self._effects(),
             await self._stuck(),
             {row["saga"]: row["old"] for row in await self._monitor.fetch(_EARLY)},
-            (await self._monitor.fetch("SELECT count(*) AS parked FROM intake.webhooks WHERE standing = 'parked'"))[0]["parked"],
+            (
+                await self._monitor.fetch(
+                    "SELECT count(*) AS parked FROM intake.webhooks WHERE standing = 'parked'"
+                )
+            )[0]["parked"],
         )
 
     # -- the broker -------------------------------------------------------------------------------------------------
@@ -207,7 +211,11 @@ class Gauge:
             part = parts[name]
             part.generation, part.partitions = generation, len(positions)
             if ends is not None:
-                behind = {place: ends[place] - following for place, following in positions.items() if ends.get(place, 0) > following}
+                behind = {
+                    place: ends[place] - following
+                    for place, following in positions.items()
+                    if ends.get(place, 0) > following
+                }
                 part.lag_events = sum(behind.values())
                 part.lag_seconds = 0.0
                 if behind:
@@ -226,7 +234,9 @@ class Gauge:
                         part = parts[name]
                         part.lag_seconds = max(part.lag_seconds or 0.0, now - times[place])
             wanted = {
-                place: rest for place, offsets in wanted.items() if place in times and (rest := offsets - {asked[place]})
+                place: rest
+                for place, offsets in wanted.items()
+                if place in times and (rest := offsets - {asked[place]})
             }
 
     # -- the database -----------------------------------------------------------------------------------------------
@@ -252,19 +262,20 @@ class Gauge:
             if part.name.startswith("relay."):
                 part.partitions = BUCKETS
         for row in await self._everywhere("heartbeats", _BEATS):
-            part = parts.get(row["consumer"])
-            if part is None:
-                continue
-            process = Process(row["host"], row["pid"], row["beat_age"], row["turn_age"], row["partitions"])
-            part.processes.append(process)
-            if process.alive:
-                _add_counters(part, row)
+            if row["consumer"] in parts:
+                process = Process(
+                    row["host"], row["pid"], row["beat_age"], row["turn_age"], row["partitions"]
+                )
+                parts[row["consumer"]].processes.append(process)
+                if process.alive:
+                    _add_counters(parts[row["consumer"]], row)
         for row in await self._everywhere(
-            "engine", 'SELECT consumer, generation, reason, count(*) AS parked FROM "{schema}".parked GROUP BY 1, 2, 3'
+            "engine",
+            'SELECT consumer, generation, reason, count(*) AS parked FROM "{schema}".parked GROUP BY 1, 2, 3',
         ):
-            part = parts.get(row["consumer"])
-            if part is not None:
-                part.parked[row["reason"]] = part.parked.get(row["reason"], 0) + row["parked"]
+            if row["consumer"] in parts:
+                parked = parts[row["consumer"]].parked
+                parked[row["reason"]] = parked.get(row["reason"], 0) + row["parked"]
         return parts
 
     async def _outboxes(self) -> dict[str, Outbox]:
@@ -304,11 +315,15 @@ class Gauge:
     async def _everywhere(self, chain: str, query: str) -> list[Row]:
         """Run a query in every schema that has a chain's tables, as one statement."""
         schemas = [schema for schema, labels in self._schemas.items() if chain in labels]
-        return await self._monitor.fetch(" UNION ALL ".join(f"({query.format(schema=schema)})" for schema in schemas))
+        return await self._monitor.fetch(
+            " UNION ALL ".join(f"({query.format(schema=schema)})" for schema in schemas)
+        )
 
 
 _ACTIVE: Final = "SELECT projection, generation FROM projections.generations WHERE standing = 'active'"
-_EARLY: Final = "SELECT saga, count(*) AS old FROM sagas.early WHERE kept_at < now() - interval '1 day' GROUP BY saga"
+_EARLY: Final = (
+    "SELECT saga, count(*) AS old FROM sagas.early WHERE kept_at < now() - interval '1 day' GROUP BY saga"
+)
 _BEATS: Final = """SELECT consumer, host, pid, partitions, counters::text AS counters,
     extract(epoch FROM now() - beat_at)::float8 AS beat_age, extract(epoch FROM now() - turned_at)::float8 AS turn_age
     FROM "{schema}".heartbeats"""
@@ -341,7 +356,7 @@ def _add_counters(part: Part, row: Row) -> None:
         part.counters[name] = part.counters.get(name, 0) + int(number)
 
 
-def _wrong(part: Part) -> list[str]:
+def wrong_with(part: Part) -> list[str]:
     """Say everything that is wrong with a part."""
     alive = [process for process in part.processes if process.alive]
     wrong = list(part.red)
@@ -351,7 +366,10 @@ def _wrong(part: Part) -> list[str]:
     if wrong:
         return wrong
     stuck = [process for process in alive if process.turn_age > IDLE_S]
-    wrong += [f"process {process.pid} on {process.host} has made no turn for {process.turn_age:.0f} s" for process in stuck]
+    wrong += [
+        f"process {process.pid} on {process.host} has made no turn for {process.turn_age:.0f} s"
+        for process in stuck
+    ]
     attended = sum(process.partitions for process in alive)
     if part.partitions is not None and attended < part.partitions:
         silent = [process for process in part.processes if not process.alive]
@@ -363,7 +381,7 @@ def _wrong(part: Part) -> list[str]:
 
 
 @asynccontextmanager
-async def open_gauge(settings: Settings) -> AsyncIterator[Gauge]:
+async def open_gauge(settings: Settings) -> AsyncGenerator[Gauge]:
     """Measure the installation of `settings`."""
     monitor = await open_database(settings, "monitor", size=2)
     gauge = Gauge(monitor, discover(), settings.kafka)
@@ -392,7 +410,9 @@ def report(measured: Freshness) -> dict[str, Any]:
                 "because": "; ".join(part.red) or None,
                 "lag_events": part.lag_events,
                 "lag_seconds": None if part.lag_seconds is None else round(part.lag_seconds, 1),
-                "heartbeat_seconds": round(min((it.beat_age for it in part.processes), default=-1), 1) if part.processes else None,
+                "heartbeat_seconds": round(min((it.beat_age for it in part.processes), default=-1), 1)
+                if part.processes
+                else None,
                 "processes": sum(it.alive for it in part.processes),
                 "parked": sum(part.parked.values()),
                 "parked_by_reason": part.parked,
@@ -401,7 +421,9 @@ def report(measured: Freshness) -> dict[str, Any]:
             for part in measured.parts.values()
         ],
         "outboxes": {name: asdict(outbox) for name, outbox in measured.outboxes.items()},
-        "effects": {f"{consumer}:{standing}": count for (consumer, standing), count in measured.effects.items()},
+        "effects": {
+            f"{consumer}:{standing}": count for (consumer, standing), count in measured.effects.items()
+        },
         "sagas_stuck": measured.sagas_stuck,
         "early_older_than_a_day": measured.early_old,
         "webhooks_parked": measured.webhooks_parked,

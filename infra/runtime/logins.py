@@ -81,6 +81,8 @@ async def withdraw_login(settings: Settings, tenant: str) -> None:
     try:
         if await admin.fetchval("SELECT true FROM pg_roles WHERE rolname = $1", role):
             await admin.execute('ALTER ROLE "' + role.replace('"', '""') + '" NOLOGIN')
-            await admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1", role)
+            await admin.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1", role
+            )
     finally:
         await admin.close()

@@ -103,14 +103,19 @@ class Outcomes:
         return None
 
     async def _applied(self, schema: str, consumer: str, token: Token) -> Outcome:
-        ids = [derived_id(consumer, token.tenant, token.source, token.id, str(number)) for number in range(MAX_OUTPUTS)]
+        ids = [
+            derived_id(consumer, token.tenant, token.source, token.id, str(number))
+            for number in range(MAX_OUTPUTS)
+        ]
         rows = await self._monitor.fetch(
             f"SELECT id, type, key, version, recorded_at, reason FROM {schema}.outcomes WHERE id = ANY($1::uuid[])",  # noqa: S608
             ids,
         )
         by_id = {row["id"]: row for row in rows}
         found = [by_id[it] for it in ids if it in by_id]
-        facts = tuple(Fact(row["id"], row["type"], row["key"], row["version"], row["recorded_at"]) for row in found)
+        facts = tuple(
+            Fact(row["id"], row["type"], row["key"], row["version"], row["recorded_at"]) for row in found
+        )
         refusal = next((row for row in found if self._catalog.contracts[row["type"]].kind == "refusal"), None)
         if refusal is not None:
             return Outcome("refused", facts, refusal["reason"])

@@ -91,7 +91,14 @@ class Questions:
         self._secret = hmac.digest(master_key, b"triplane:cursors", hashlib.sha256)
 
     async def ask(
-        self, question: Question, parameters: Query[Any], *, tenant: str, limit: int, cursor: str | None, personal: bool
+        self,
+        question: Question,
+        parameters: Query[Any],
+        *,
+        tenant: str,
+        limit: int,
+        cursor: str | None,
+        personal: bool,
     ) -> Page:
         """Answer `question` for `tenant` with at most `limit` rows; `personal` opens personal values.
 
@@ -121,7 +128,10 @@ class Questions:
         if seal is None:
             return items
         if not personal:
-            return [{name: SEALED if name in seal.fields and it[name] is not None else it[name] for name in it} for it in items]
+            return [
+                {name: SEALED if name in seal.fields and it[name] is not None else it[name] for name in it}
+                for it in items
+            ]
         await self._codec.vault.warm({seal.subject_in(tenant, it) for it in items}, create=False)
         return [seal.open(self._codec.vault, tenant, it) for it in items]
 
@@ -129,7 +139,9 @@ class Questions:
 
     def _cursor(self, question: Question, given: dict[str, Any], tenant: str, last: Stored) -> str:
         values = to_json([last[name] for name, _ in question.order])
-        return urlsafe_b64encode(self._signature(question, given, tenant, values) + values).decode().rstrip("=")
+        return (
+            urlsafe_b64encode(self._signature(question, given, tenant, values) + values).decode().rstrip("=")
+        )
 
     def _after(self, question: Question, given: dict[str, Any], tenant: str, cursor: str) -> list[Any]:
         try:
@@ -138,9 +150,15 @@ class Questions:
             raw = b""
         signature, values = raw[:16], raw[16:]
         if not hmac.compare_digest(signature, self._signature(question, given, tenant, values)):
-            raise Unacceptable("cursor", "cursor: fits another question, tenant or parameters; send the one of the last answer")
+            raise Unacceptable(
+                "cursor",
+                "cursor: fits another question, tenant or parameters; send the one of the last answer",
+            )
         types = {column.name: column.sql for column in question.read_model.columns}
-        return [_typed(types[name], value) for (name, _), value in zip(question.order, json.loads(values), strict=True)]
+        return [
+            _typed(types[name], value)
+            for (name, _), value in zip(question.order, json.loads(values), strict=True)
+        ]
 
     def _signature(self, question: Question, given: dict[str, Any], tenant: str, values: bytes) -> bytes:
         asked = to_json([question.model.name, question.name, tenant, given])
@@ -171,7 +189,10 @@ def _described(row: type[Row], view: str) -> ReadModel:
 
 @cache
 def _table(model: ReadModel) -> sa.TableClause:
-    columns = [sa.column(column.name, sa.Text() if column.personal else _TYPES[column.sql]) for column in model.columns]
+    columns = [
+        sa.column(column.name, sa.Text() if column.personal else _TYPES[column.sql])
+        for column in model.columns
+    ]
     return sa.table(model.view, *columns, schema="read")
 
 
@@ -182,11 +203,15 @@ def _select(question: Question, given: dict[str, Any], after: list[Any] | None, 
         statement = statement.where(_condition(table, question.query, name, value))
     if after is not None:
         statement = statement.where(_beyond(table, question.order, after))
-    order = [table.c[name].desc() if descending else table.c[name].asc() for name, descending in question.order]
+    order = [
+        table.c[name].desc() if descending else table.c[name].asc() for name, descending in question.order
+    ]
     return statement.order_by(*order)
 
 
-def _condition(table: sa.TableClause, query: type[Query[Any]], name: str, value: object) -> sa.ColumnElement[bool]:
+def _condition(
+    table: sa.TableClause, query: type[Query[Any]], name: str, value: object
+) -> sa.ColumnElement[bool]:
     for mark in query.model_fields[name].metadata:
         match mark:
             case Since(column):
@@ -200,12 +225,15 @@ def _condition(table: sa.TableClause, query: type[Query[Any]], name: str, value:
     return table.c[name] == value
 
 
-def _beyond(table: sa.TableClause, order: tuple[tuple[str, bool], ...], after: list[Any]) -> sa.ColumnElement[bool]:
+def _beyond(
+    table: sa.TableClause, order: tuple[tuple[str, bool], ...], after: list[Any]
+) -> sa.ColumnElement[bool]:
     """Say which rows come after the given one; an empty value is the greatest, as PostgreSQL sorts it."""
     alternatives: list[sa.ColumnElement[bool]] = []
     equal: list[sa.ColumnElement[bool]] = []
     for (name, descending), value in zip(order, after, strict=True):
         column = table.c[name]
+        further: sa.ColumnElement[bool]
         if value is None:
             further = column.is_not(None) if descending else sa.false()
         else:
@@ -217,7 +245,7 @@ def _beyond(table: sa.TableClause, order: tuple[tuple[str, bool], ...], after: l
 
 def _compiled(statement: sa.Select[Any]) -> tuple[str, list[Any]]:
     compiled = statement.compile(dialect=_DIALECT, compile_kwargs={"render_postcompile": True})
-    names: Sequence[str] = compiled.positiontup or ()  # type: ignore[attr-defined]
+    names: Sequence[str] = compiled.positiontup or ()
     values = [compiled.params[name] for name in names]
     return str(compiled), [json.dumps(value) if isinstance(value, list) else value for value in values]
 

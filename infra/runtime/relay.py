@@ -130,10 +130,13 @@ class Relay:
             LEASE_S,
         )
         self._epochs = {row["bucket"]: row["epoch"] for row in rows}
-        others = await self.database.fetch(
-            "SELECT count(DISTINCT owner) AS relays FROM buckets WHERE expires_at > now() AND owner <> $1", self._me
+        # Counted by their heartbeats: one that has just come holds no bucket yet.
+        relays = await self.database.fetch(
+            "SELECT count(*) AS alive FROM heartbeats WHERE consumer = $1 AND beat_at > now() - make_interval(secs => $2)",
+            self.name,
+            LEASE_S / 2,
         )
-        share = math.ceil(BUCKETS / (1 + others[0]["relays"]))
+        share = math.ceil(BUCKETS / max(1, relays[0]["alive"]))
         if len(self._epochs) > share:
             await self._release(sorted(self._epochs)[share:])
         elif len(self._epochs) < share:

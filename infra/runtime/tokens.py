@@ -62,9 +62,13 @@ def parse_token(text: str) -> Token:
     if not isinstance(found, list):
         raise wrong
     match cast("list[object]", found):
-        case [1, str(tenant), str(context), str(source), str(message), int() | None as digest] if not isinstance(digest, bool):
+        case [1, str(tenant), str(context), str(source), str(message), int() | None as digest] if (
+            not isinstance(digest, bool)
+        ):
             texts = (tenant, context, source, message)
             in_range = digest is None or -(2**63) <= digest < 2**63
             if in_range and all(0 < len(it) <= MAX_ATTRIBUTE and it.isprintable() for it in texts):
                 return Token(tenant, context, source, message, digest)
+        case _:
+            pass
     raise wrong

@@ -10,7 +10,8 @@ import re
 
 import pytest
 
-from tests.architecture.tree import ROOT, TOP, files
+from infra.embedded.process import ROOT
+from tests.architecture.tree import TOP, files
 
 PLACES = {
     "a path of somebody's machine": re.compile(
@@ -46,9 +47,9 @@ def test_nothing_names_a_machine_or_a_registry() -> None:
         ("", "Users", "dev"),
         ("file://", "work", "main"),
         ("https:", "", "pypi" + ".org", "simple"),
-        ("", "files.pythonhosted" + ".org", ""),
-        ("https:", "", "repo1" + ".maven.org", "maven2"),
-        ("https:", "", "registry" + ".npmjs.org", ""),
+        ("", "files.python" + "hosted.org", ""),
+        ("https:", "", "repo1." + "maven" + ".org", "maven2"),
+        ("https:", "", "registry." + "npmjs" + ".org", ""),
         ("--index" + "-url https:", "", "mirror.example"),
         ("C:" + "\\Users\\dev",),
     ],

@@ -39,13 +39,13 @@ def test_every_way_to_break_it_is_noticed(tmp_path: Path) -> None:
     for package in PACKAGES:
         shutil.copytree(ROOT / package, tree / package, ignore=shutil.ignore_patterns("__pycache__"))
     for path, line in MUTANTS.items():
-        with (tree / path).open("a", encoding="utf-8") as module:
-            module.write(f"\n{line}\n")
+        module = tree / path
+        module.write_text(f"{module.read_text('utf-8')}\n{line}\n", "utf-8")
     done = lint_imports(tree, tmp_path / "cache")
     assert done.returncode == 1, done.stdout + done.stderr
     assert " 0 kept" in done.stdout, (
         "a contract in pyproject.toml notices none of these imports; add one that it must"
     )
-    for path in MUTANTS:
-        module = path.removesuffix(".py").replace("/", ".")
-        assert f"{module} -> " in done.stdout, f"{MUTANTS[path]} in {path} went unnoticed"
+    for path, line in MUTANTS.items():
+        importer = path.removesuffix(".py").replace("/", ".")
+        assert f"{importer} -> " in done.stdout, f"{line} in {path} went unnoticed"

@@ -13,9 +13,14 @@ from tests.architecture.tree import PACKAGES, modules
 Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 EMPTY = frozenset(
-    "a an and as at be by class do does fixme for from function get gets give gives given helper implement implements in"
-    " init initialise initialize into is it its main method module new object of on or return returns something stuff"
-    " that the their these thing this to todo util utility value values various what which with".split()
+    re.findall(
+        "[a-z]+",
+        """
+        a an and as at be by class do does fixme for from function get gets give gives given helper implement implements
+        in init initialise initialize into is it its main method module new object of on or return returns something
+        stuff that the their these thing this to todo util utility value values various what which with
+        """,
+    )
 )
 """Words that say nothing by themselves."""
 

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import cast
 
@@ -75,7 +75,8 @@ def test_up_status_down_and_every_death_between(home: Path) -> None:
         assert report["state"] == "running"
         assert {"kafka", "postgres", "serve"} <= {process["name"] for process in report["processes"]}
         for process in [psutil.Process(first.pid), *orphans(home)]:
-            process.send_signal(signal.SIGKILL)
+            with suppress(psutil.NoSuchProcess):  # gone with the one before
+                process.send_signal(signal.SIGKILL)
     (home / "endpoints.json").unlink()
     with up(home) as second:
         assert addresses(home) == before

@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -66,7 +66,8 @@ async def test_killed_with_all_they_run_they_lose_nothing(platform: Settings, tm
         endpoints = json.loads((home / "endpoints.json").read_text())
         await _write(endpoints)
         for process in [psutil.Process(running.pid), *orphans(home)]:
-            process.send_signal(signal.SIGKILL)
+            with suppress(psutil.NoSuchProcess):  # gone with the one before
+                process.send_signal(signal.SIGKILL)
     with servers(home):
         assert json.loads((home / "endpoints.json").read_text()) == endpoints
         await _read(endpoints)

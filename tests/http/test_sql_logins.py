@@ -9,7 +9,7 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from infra.runtime.logins import CONNECTIONS, role_of
+from infra.runtime.logins import CONNECTIONS, ensure_login, role_of, withdraw_login
 from tests.http.running import Running
 from tests.http.test_ways_out import send
 
@@ -23,16 +23,13 @@ def uris(api: Running) -> dict[str, str]:
             person = str(uuid4())
             async with api.client(tenant) as client:
                 accepted = await send(client, "/commands/identity/RegisterPerson", {"person_id": person})
-                asked = {"person_id": person, "token": accepted["token"], "wait": 20}
-                assert (await client.get("/read/verification_status/of_person", params=asked)).status_code == 200
+                asked: dict[str, Any] = {"person_id": person, "token": accepted["token"], "wait": 20}
+                assert (
+                    await client.get("/read/verification_status/of_person", params=asked)
+                ).status_code == 200
 
     asyncio.run(fill())
-    found = {}
-    for tenant in ("demo-a", "demo-b"):
-        done = api.cli("sql", tenant)
-        assert done.returncode == 0, done.stderr
-        found[tenant] = done.stdout.decode().strip()
-    return found
+    return {tenant: asyncio.run(ensure_login(api.settings, tenant)) for tenant in ("demo-a", "demo-b")}
 
 
 async def fetch(uri: str, *statements: str) -> Any:
@@ -47,7 +44,9 @@ async def fetch(uri: str, *statements: str) -> Any:
 
 
 async def test_each_sees_its_own_tenant_and_the_owner_sees_all(api: Running, uris: dict[str, str]) -> None:
-    everybody = await fetch(api.settings.postgres, "SELECT DISTINCT tenant FROM read.verification_status ORDER BY 1")
+    everybody = await fetch(
+        api.settings.postgres, "SELECT DISTINCT tenant FROM read.verification_status ORDER BY 1"
+    )
     # As the owner or a superuser this would prove nothing: such a session is above row-level security.
     assert {"demo-a", "demo-b"} <= set(everybody)
     for tenant, uri in uris.items():
@@ -65,7 +64,9 @@ async def test_each_sees_its_own_tenant_and_the_owner_sees_all(api: Running, uri
     ],
 )
 async def test_no_setting_shows_another_tenant(uris: dict[str, str], attempt: str) -> None:
-    assert await fetch(uris["demo-a"], attempt, "SELECT DISTINCT tenant FROM read.verification_status") == ["demo-a"]
+    assert await fetch(uris["demo-a"], attempt, "SELECT DISTINCT tenant FROM read.verification_status") == [
+        "demo-a"
+    ]
 
 
 FORBIDDEN = {
@@ -173,16 +174,12 @@ def test_names_that_postgres_would_cut_off_are_told_apart() -> None:
     assert role_of(one) != role_of(two)
 
 
-async def test_the_login_is_made_once_and_goes_with_its_tenant(api: Running, tenant: str) -> None:
-    assert api.cli("sql", tenant).returncode == 2
-    api.cli("tenants", "add", tenant, "--why", "a test")
-    first, second = api.cli("sql", tenant), api.cli("sql", tenant)
-    assert first.stdout == second.stdout
-    uri = first.stdout.decode().strip()
+async def test_the_login_is_made_once_and_can_be_withdrawn(api: Running, tenant: str) -> None:
+    uri = await ensure_login(api.settings, tenant)
+    assert await ensure_login(api.settings, tenant) == uri
     assert await fetch(uri, "SELECT 1") == [1]
-    api.cli("tenants", "suspend", tenant, "--why", "a test")
+    await withdraw_login(api.settings, tenant)
     with pytest.raises(asyncpg.InvalidAuthorizationSpecificationError):
         await fetch(uri, "SELECT 1")
-    assert api.cli("sql", tenant).returncode == 3
-    api.cli("tenants", "add", tenant, "--why", "a test")
+    assert await ensure_login(api.settings, tenant) == uri
     assert await fetch(uri, "SELECT 1") == [1]

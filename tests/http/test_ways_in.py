@@ -13,7 +13,6 @@ import httpx
 import pytest
 
 from infra.http.events import BATCH, STRUCTURED
-from infra.settings import Settings
 from tests.http.running import NOWHERE, Running, answers, eventually, free_port, until
 
 DEEP = "[" * 10_000 + "]" * 10_000
@@ -35,7 +34,14 @@ def paid(**changed: Any) -> dict[str, Any]:
 
 def event(data: object, **changed: Any) -> dict[str, Any]:
     """Give a structured CloudEvent."""
-    it = {"specversion": "1.0", "id": uuid4().hex, "type": "payments.PaymentCompleted", "source": "shop", "data": data, **changed}
+    it = {
+        "specversion": "1.0",
+        "id": uuid4().hex,
+        "type": "payments.PaymentCompleted",
+        "source": "shop",
+        "data": data,
+        **changed,
+    }
     return {name: value for name, value in it.items() if value is not ...}
 
 
@@ -67,8 +73,12 @@ async def test_binary_structured_and_batch_reach_the_read_model(api: Running, te
     async with api.client(tenant) as client:
         one, two, three = paid(), paid(), paid()
         binary = await client.post("/events", json=one, headers=headers())
-        structured = await client.post("/events", content=json.dumps(event(two)), headers={"content-type": STRUCTURED})
-        batch = await client.post("/events", content=json.dumps([event(three)]), headers={"content-type": BATCH})
+        structured = await client.post(
+            "/events", content=json.dumps(event(two)), headers={"content-type": STRUCTURED}
+        )
+        batch = await client.post(
+            "/events", content=json.dumps([event(three)]), headers={"content-type": BATCH}
+        )
         for data, answer in ((one, binary), (two, structured), (three, batch)):
             assert answer.status_code == 202, answer.text
             (accepted,) = answer.json()["events"]
@@ -80,9 +90,10 @@ async def test_the_same_event_again_counts_once(api: Running, tenant: str) -> No
     async with api.client(tenant) as client:
         data = paid()
         sent = headers(id="same")
-        for _ in range(3):
-            answer = await client.post("/events", json=data, headers=sent)
-            assert answer.status_code == 202
+        answer = await client.post("/events", json=data, headers=sent)
+        for _ in range(2):
+            again = await client.post("/events", json=data, headers=sent)
+            assert (again.status_code, again.content) == (202, answer.content)
         later = await client.post("/events", json=paid(customer_id=data["customer_id"]), headers=headers())
         await spent(client, data, later.json()["events"][0]["token"])
         (row,) = await spent(client, data, answer.json()["events"][0]["token"])
@@ -91,9 +102,9 @@ async def test_the_same_event_again_counts_once(api: Running, tenant: str) -> No
 
 async def test_the_same_id_with_another_body_is_told(api: Running, tenant: str) -> None:
     async with api.client(tenant) as client:
-        sent = headers(id="reused")
-        first = await client.post("/events", json=paid(), headers=sent)
-        second = await client.post("/events", json=paid(), headers=sent)
+        sent, data = headers(id="reused"), paid()
+        first = await client.post("/events", json=data, headers=sent)
+        second = await client.post("/events", json={**data, "provider_ref": "another"}, headers=sent)
         tokens = [answer.json()["events"][0]["token"] for answer in (first, second)]
 
         async def states() -> list[tuple[str, str | None]] | None:
@@ -114,10 +125,28 @@ BAD_EVENTS: dict[str, tuple[str, str, int, str, str]] = {
     "no data": (STRUCTURED, json.dumps(event(...)), 422, "missing_field", "data"),
     "no id": (STRUCTURED, json.dumps(event(paid(), id=...)), 422, "missing_attribute", "ce_id"),
     "no source": (STRUCTURED, json.dumps(event(paid(), source=...)), 422, "missing_attribute", "ce_source"),
-    "a source of ours": (STRUCTURED, json.dumps(event(paid(), source="triplane/payments")), 422, "reserved", "ce_source"),
+    "a source of ours": (
+        STRUCTURED,
+        json.dumps(event(paid(), source="triplane/payments")),
+        422,
+        "reserved",
+        "ce_source",
+    ),
     "a sequence": (STRUCTURED, json.dumps(event(paid(), sequence="1")), 422, "reserved", "ce_sequence"),
-    "unknown type": (STRUCTURED, json.dumps(event({}, type="payments.Nothing")), 422, "unknown_type", "ce_type"),
-    "not public": (STRUCTURED, json.dumps(event({}, type="payments.PaymentFailed")), 422, "not_public", "ce_type"),
+    "unknown type": (
+        STRUCTURED,
+        json.dumps(event({}, type="payments.Nothing")),
+        422,
+        "unknown_type",
+        "ce_type",
+    ),
+    "not public": (
+        STRUCTURED,
+        json.dumps(event({}, type="payments.PaymentFailed")),
+        422,
+        "not_public",
+        "ce_type",
+    ),
     "unknown version": (
         STRUCTURED,
         json.dumps(event(paid(), dataschema="urn:triplane:payments.PaymentCompleted:9")),
@@ -126,17 +155,53 @@ BAD_EVENTS: dict[str, tuple[str, str, int, str, str]] = {
         "known: 1",
     ),
     "a field is missing": (STRUCTURED, json.dumps(event(paid(amount=None))), 422, "invalid_field", "amount"),
-    "a float": (STRUCTURED, json.dumps(event(paid(amount={"minor": 1.5, "currency": "EUR"}))), 422, "invalid_field", "amount.minor"),
-    "money as text": (STRUCTURED, json.dumps(event(paid(amount={"minor": "1e3", "currency": "EUR"}))), 422, "invalid_field", "minor"),
-    "negative": (STRUCTURED, json.dumps(event(paid(amount={"minor": -1, "currency": "EUR"}))), 422, "invalid_field", "minor"),
-    "currency": (STRUCTURED, json.dumps(event(paid(amount={"minor": 1, "currency": "eur"}))), 422, "invalid_field", "currency"),
-    "2^63": (STRUCTURED, json.dumps(event(paid(amount={"minor": 2**63, "currency": "EUR"}))), 422, "invalid_field", "minor"),
+    "a float": (
+        STRUCTURED,
+        json.dumps(event(paid(amount={"minor": 1.5, "currency": "EUR"}))),
+        422,
+        "invalid_field",
+        "amount.minor",
+    ),
+    "money as text": (
+        STRUCTURED,
+        json.dumps(event(paid(amount={"minor": "1e3", "currency": "EUR"}))),
+        422,
+        "invalid_field",
+        "minor",
+    ),
+    "negative": (
+        STRUCTURED,
+        json.dumps(event(paid(amount={"minor": -1, "currency": "EUR"}))),
+        422,
+        "invalid_field",
+        "minor",
+    ),
+    "currency": (
+        STRUCTURED,
+        json.dumps(event(paid(amount={"minor": 1, "currency": "eur"}))),
+        422,
+        "invalid_field",
+        "currency",
+    ),
+    "2^63": (
+        STRUCTURED,
+        json.dumps(event(paid(amount={"minor": 2**63, "currency": "EUR"}))),
+        422,
+        "invalid_field",
+        "minor",
+    ),
     "10^400": (STRUCTURED, '{"data":{"amount":1' + "0" * 400 + "}}", 422, "number_too_long", "digits"),
     "NaN": (STRUCTURED, '{"data":{"amount":NaN}}', 422, "not_a_number", "NaN"),
     "NUL": (STRUCTURED, json.dumps(event(paid(provider="a\0b"))), 422, "nul_character", "U+0000"),
     "lone surrogate": (STRUCTURED, '{"data":{"provider":"\\ud800"}}', 422, "lone_surrogate", "surrogate"),
     "field twice": (STRUCTURED, '{"id":"1","id":"2","data":{}}', 400, "duplicate_field", "'id'"),
-    "another tenant": (STRUCTURED, json.dumps(event(paid(), tenantid="demo-b")), 403, "tenant_mismatch", "ce_tenantid"),
+    "another tenant": (
+        STRUCTURED,
+        json.dumps(event(paid(), tenantid="demo-b")),
+        403,
+        "tenant_mismatch",
+        "ce_tenantid",
+    ),
     "no zone": (STRUCTURED, json.dumps(event(paid(), time="2026-05-04T12:00:00")), 422, "time", "zone"),
     "batch is no list": (BATCH, "{}", 400, "not_an_object", "list"),
     "batch too long": (BATCH, json.dumps([1] * 1001), 413, "too_large", "1001"),
@@ -145,7 +210,13 @@ BAD_EVENTS: dict[str, tuple[str, str, int, str, str]] = {
     "2 MB": (STRUCTURED, json.dumps("x" * 2_000_000), 413, "too_large", "1048576"),
     "10^6 items": (BATCH, json.dumps([1] * 1_000_000), 413, "too_large", "bytes"),
     "1,048,577 bytes": (STRUCTURED, json.dumps("x" * 1_048_575), 413, "too_large", "bytes"),
-    "larger than a topic takes": (STRUCTURED, json.dumps(event(paid(note="x" * 1_010_000))), 413, "too_large", "bytes"),
+    "larger than a topic takes": (
+        STRUCTURED,
+        json.dumps(event(paid(note="x" * 1_010_000))),
+        413,
+        "too_large",
+        "bytes",
+    ),
 }
 
 
@@ -153,7 +224,9 @@ BAD_EVENTS: dict[str, tuple[str, str, int, str, str]] = {
 async def test_a_bad_event_is_refused_by_name(api: Running, name: str) -> None:
     kind, body, status, code, words = BAD_EVENTS[name]
     async with api.client() as client:
-        answer = await client.post("/events", content=body.encode("utf-8", "surrogateescape"), headers={"content-type": kind})
+        answer = await client.post(
+            "/events", content=body.encode("utf-8", "surrogateescape"), headers={"content-type": kind}
+        )
     problem = answer.json()
     assert (answer.status_code, problem["type"]) == (status, f"urn:triplane:problem:{code}"), answer.text
     assert words in problem["detail"]
@@ -167,7 +240,9 @@ async def test_binary_mode_names_what_is_missing_or_twice(api: Running) -> None:
         twice = await client.post("/events", content=b"{}", headers=[*headers().items(), ("ce-id", "other")])
         assert (twice.status_code, twice.json()["errors"][0]["code"]) == (422, "header_twice")
         packed = await client.post(
-            "/events", content=gzip.compress(json.dumps(paid()).encode()), headers={**headers(), "content-encoding": "gzip"}
+            "/events",
+            content=gzip.compress(json.dumps(paid()).encode()),
+            headers={**headers(), "content-encoding": "gzip"},
         )
         assert packed.status_code == 415
 
@@ -175,9 +250,14 @@ async def test_binary_mode_names_what_is_missing_or_twice(api: Running) -> None:
 async def test_a_batch_is_taken_whole_or_not_at_all(api: Running, tenant: str) -> None:
     async with api.client(tenant) as client:
         good, bad = event(paid()), event(paid(amount=None))
-        answer = await client.post("/events", content=json.dumps([good, bad, 1]), headers={"content-type": BATCH})
+        answer = await client.post(
+            "/events", content=json.dumps([good, bad, 1]), headers={"content-type": BATCH}
+        )
         assert answer.status_code == 422
-        assert [(it["index"], it["code"]) for it in answer.json()["errors"]] == [(1, "invalid_field"), (2, "not_an_object")]
+        assert [(it["index"], it["code"]) for it in answer.json()["errors"]] == [
+            (1, "invalid_field"),
+            (2, "not_an_object"),
+        ]
         again = await client.post("/events", content=json.dumps([good]), headers={"content-type": BATCH})
         (row,) = await spent(client, good["data"], again.json()["events"][0]["token"])
         assert row["payments"] == 1
@@ -200,11 +280,21 @@ async def test_the_same_key_is_answered_the_same_and_done_once(api: Running, ten
         sent = {"Idempotency-Key": uuid4().hex, "content-type": "application/json"}
         first = await client.post(OPEN, content=body, headers=sent)
         second = await client.post(OPEN, content=body, headers=sent)
-        assert (first.status_code, first.content) == (second.status_code, second.content) == (202, second.content)
-        assert (first.headers["idempotency-replayed"], second.headers["idempotency-replayed"]) == ("false", "true")
+        assert (
+            (first.status_code, first.content)
+            == (second.status_code, second.content)
+            == (202, second.content)
+        )
+        assert (first.headers["idempotency-replayed"], second.headers["idempotency-replayed"]) == (
+            "false",
+            "true",
+        )
         assert first.headers["location"] == f"/commands/{first.json()['id']}" == first.json()["location"]
         other = await client.post(OPEN, json=opening(), headers=sent)
-        assert (other.status_code, other.json()["type"]) == (422, "urn:triplane:problem:idempotency_key_reused")
+        assert (other.status_code, other.json()["type"]) == (
+            422,
+            "urn:triplane:problem:idempotency_key_reused",
+        )
     async with api.client(f"{tenant}-2") as client:
         elsewhere = await client.post(OPEN, content=body, headers=sent)
         assert elsewhere.status_code == 202
@@ -228,7 +318,7 @@ async def test_while_the_first_is_at_work_the_second_is_told_to_come_again(api: 
     connection = await asyncpg.connect(api.settings.postgres)
     try:
         async with connection.transaction():
-            scope = "\n".join((tenant, "accounts.OpenAccount", key))
+            scope = f"{tenant}\naccounts.OpenAccount\n{key}"
             await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", scope)
             async with api.client(tenant) as client:
                 answer = await client.post(OPEN, json=opening(), headers={"Idempotency-Key": key})
@@ -248,7 +338,13 @@ BAD_COMMANDS: dict[str, tuple[str, dict[str, str], int, str, str]] = {
     "33 NaN": ('{"account_id": NaN}', {}, 422, "not_a_number", "NaN"),
     "34 NUL": ('{"account_id": "\\u0000"}', {}, 422, "nul_character", "U+0000"),
     "no object": ("[]", {}, 400, "not_an_object", "object"),
-    "37 unknown field": (json.dumps({**opening(), "personid": "x"}), {}, 422, "unknown_field", "did you mean 'person_id'"),
+    "37 unknown field": (
+        json.dumps({**opening(), "personid": "x"}),
+        {},
+        422,
+        "unknown_field",
+        "did you mean 'person_id'",
+    ),
     "wrong field": (json.dumps({**opening(), "person_id": "x"}), {}, 422, "invalid_field", "person_id"),
     "39 too large": (json.dumps({"account_id": "x" * 1_100_000}), {}, 413, "too_large", "bytes"),
     "41 content type": ("{}", {"content-type": "text/plain"}, 415, "content_type", "application/json"),
@@ -259,15 +355,24 @@ BAD_COMMANDS: dict[str, tuple[str, dict[str, str], int, str, str]] = {
 @pytest.mark.parametrize("name", BAD_COMMANDS)
 async def test_a_bad_command_is_refused_by_name(api: Running, name: str) -> None:
     body, more, status, code, words = BAD_COMMANDS[name]
-    sent = {"content-type": "application/json", **({} if name.startswith("25") else {"Idempotency-Key": uuid4().hex}), **more}
+    sent = {
+        "content-type": "application/json",
+        **({} if name.startswith("25") else {"Idempotency-Key": uuid4().hex}),
+        **more,
+    }
     async with api.client() as client:
         answer = await client.post(OPEN, content=body, headers=sent)
-    assert (answer.status_code, answer.json()["type"]) == (status, f"urn:triplane:problem:{code}"), answer.text
+    assert (answer.status_code, answer.json()["type"]) == (status, f"urn:triplane:problem:{code}"), (
+        answer.text
+    )
     assert words in answer.json()["detail"]
 
 
 async def test_money_is_whole_and_bounded(api: Running) -> None:
-    body = {**{name: str(uuid4()) for name in ("payment_id", "customer_id", "product_id")}, "payment_method": "pm_card_visa"}
+    body = {
+        **{name: str(uuid4()) for name in ("payment_id", "customer_id", "product_id")},
+        "payment_method": "pm_card_visa",
+    }
     async with api.client() as client:
         for minor in (1.5, 2**63, "10", -1, 0):
             answer = await client.post(
@@ -290,15 +395,14 @@ async def test_only_public_commands_have_a_route_and_near_names_are_told(api: Ru
 
 
 async def test_a_suspended_tenant_is_refused(api: Running, tenant: str) -> None:
-    assert api.cli("tenants", "add", tenant, "--why", "a test").returncode == 0
-    assert api.cli("tenants", "suspend", tenant, "--why", "a test").returncode == 0
+    connection = await asyncpg.connect(api.settings.database("triplane_tenancy"))
+    try:
+        await connection.execute("INSERT INTO tenancy.tenants VALUES ($1, 'suspended', 'a test')", tenant)
+    finally:
+        await connection.close()
     async with api.client(tenant) as client:
-
-        async def refused() -> bool:
-            answer = await client.post(OPEN, json=opening(), headers={"Idempotency-Key": uuid4().hex})
-            return answer.status_code == 403 and answer.json()["type"].endswith("suspended_tenant")
-
-        await eventually(refused)
+        answer = await client.post(OPEN, json=opening(), headers={"Idempotency-Key": uuid4().hex})
+        assert (answer.status_code, answer.json()["type"]) == (403, "urn:triplane:problem:suspended_tenant")
 
 
 async def test_202s_go_on_while_brokers_are_away(api: Running, tenant: str) -> None:
@@ -311,7 +415,11 @@ async def test_202s_go_on_while_brokers_are_away(api: Running, tenant: str) -> N
             answer = await client.post(OPEN, json=opening(), headers={"Idempotency-Key": uuid4().hex})
             assert answer.status_code == 202
             ready = await client.get("/readyz")
-            assert ready.json()["checks"]["broker"] == {"ok": False, "required": False, "detail": "does not answer"}
+            assert ready.json()["checks"]["broker"] == {
+                "ok": False,
+                "required": False,
+                "detail": "does not answer",
+            }
             read = await client.get("/read/customer_spend/top", params={"currency": "EUR"})
             assert read.status_code == 200
             assert read.json()["as_of"]["lag_events"] is None
@@ -320,27 +428,13 @@ async def test_202s_go_on_while_brokers_are_away(api: Running, tenant: str) -> N
     assert code == 0
 
 
-async def test_without_a_database_it_says_so(api: Running, settings_away: Settings) -> None:
-    port = free_port()
-    process = api.start("serve", "--port", str(port), TRIPLANE_POSTGRES=settings_away.postgres)
-    base = f"http://127.0.0.1:{port}"
-    try:
-        until(lambda: answers(base, "/healthz"), 20, "alive")
-        async with api.client(base=base) as client:
-            ready = await client.get("/readyz")
-            assert (ready.status_code, ready.json()["checks"]["database"]["ok"]) == (503, False)
-            answer = await client.post(OPEN, json=opening(), headers={"Idempotency-Key": uuid4().hex})
-            assert (answer.status_code, answer.json()["type"]) == (503, "urn:triplane:problem:database_away")
-            assert (await client.get("/metrics")).status_code == 503
-    finally:
-        assert api.stop(process) == 0
-
-
-@pytest.fixture
-def settings_away(api: Running) -> Settings:
-    from dataclasses import replace
-
-    return replace(api.settings, postgres=f"postgresql://nobody:x@127.0.0.1:{free_port()}/triplane")
+async def test_without_a_database_it_says_so(api: Running, databaseless: str) -> None:
+    async with api.client(base=databaseless) as client:
+        ready = await client.get("/readyz")
+        assert (ready.status_code, ready.json()["checks"]["database"]["ok"]) == (503, False)
+        answer = await client.post(OPEN, json=opening(), headers={"Idempotency-Key": uuid4().hex})
+        assert (answer.status_code, answer.json()["type"]) == (503, "urn:triplane:problem:database_away")
+        assert (await client.get("/metrics")).status_code == 503
 
 
 def test_a_busy_port_is_named(api: Running) -> None:

@@ -52,7 +52,11 @@ async def test_a_command_is_followed_to_its_facts(api: Running, tenant: str) -> 
         by_token, by_id = await settled(client, accepted["token"]), await settled(client, accepted["id"])
         assert by_token == by_id
         (fact,) = by_token["events"]
-        assert (by_token["state"], fact["type"], fact["key"]) == ("applied", "accounts.AccountOpened", body["account_id"])
+        assert (by_token["state"], fact["type"], fact["key"]) == (
+            "applied",
+            "accounts.AccountOpened",
+            body["account_id"],
+        )
 
 
 async def test_a_refusal_says_why(api: Running, tenant: str) -> None:
@@ -64,10 +68,14 @@ async def test_a_refusal_says_why(api: Running, tenant: str) -> None:
         assert (outcome["state"], outcome["events"][0]["type"]) == ("refused", "accounts.OpeningRefused")
         assert outcome["reason"]
         # and a query that brings its token says so instead of waiting in vain
-        asked = {"person_id": body["person_id"], "token": refused["token"], "wait": 20}
+        asked: dict[str, Any] = {"person_id": body["person_id"], "token": refused["token"], "wait": 20}
         answer = await client.get("/read/onboarding_progress/of_person", params=asked)
         problem = answer.json()
-        assert (answer.status_code, problem["state"], problem["reason"]) == (409, "refused", outcome["reason"])
+        assert (answer.status_code, problem["state"], problem["reason"]) == (
+            409,
+            "refused",
+            outcome["reason"],
+        )
 
 
 async def test_another_tenants_message_is_nobodys(api: Running, tenant: str) -> None:
@@ -94,7 +102,9 @@ async def test_what_is_parked_is_said(api: Running, tenant: str) -> None:
         outcome = await settled(client, token)
         assert (outcome["state"], outcome["reason"]) == ("parked", "invalid_field")
         assert "payment_id" in outcome["detail"]
-        answer = await client.get("/read/customer_spend/top", params={"currency": "EUR", "token": token, "wait": 5})
+        answer = await client.get(
+            "/read/customer_spend/top", params={"currency": "EUR", "token": token, "wait": 5}
+        )
         assert (answer.status_code, answer.json()["state"]) == (409, "parked")
 
 
@@ -103,7 +113,7 @@ async def test_a_token_of_upstreams_own_id_follows_what_was_adopted(api: Running
     _produce(api, "payments.inbound", data, tenant, message)
     token = str(Token(tenant, "payments", "shop", message))
     async with api.client(tenant) as client:
-        asked = {"customer_id": data["customer_id"], "token": token, "wait": 20}
+        asked: dict[str, Any] = {"customer_id": data["customer_id"], "token": token, "wait": 20}
         answer = await client.get("/read/customer_spend/of_customer", params=asked)
         assert answer.status_code == 200, answer.text
         assert [row["spent_minor"] for row in answer.json()["items"]] == [1250]
@@ -123,9 +133,21 @@ def _produce(api: Running, topic: str, data: dict[str, Any], tenant: str, messag
 
 
 def test_tokens_survive_their_way_and_others_are_none() -> None:
-    for token in (Token("a", "payments", "api/x", "1", -(2**63)), Token("t-1", "identity", "shop ü", "i" * 255)):
+    for token in (
+        Token("a", "payments", "api/x", "1", -(2**63)),
+        Token("t-1", "identity", "shop ü", "i" * 255),
+    ):
         assert parse_token(str(token)) == token
-    for text in ("", "AAAA", "W10", "WzFd", "é", "=" * 9, str(Token("a\n", "b", "c", "d")), str(Token("", "b", "c", "d"))):
+    for text in (
+        "",
+        "AAAA",
+        "W10",
+        "WzFd",
+        "é",
+        "=" * 9,
+        str(Token("a\n", "b", "c", "d")),
+        str(Token("", "b", "c", "d")),
+    ):
         with pytest.raises(Unacceptable, match="token"):
             parse_token(text)
 
@@ -140,7 +162,7 @@ async def test_every_write_is_read_back_at_once(api: Running, tenant: str) -> No
             person = str(uuid4())
             body = {"person_id": person, "email_id": str(uuid4()), "email": f"{person}@example.com"}
             accepted = await send(client, "/commands/identity/RegisterEmail", body)
-            asked = {"person_id": person, "token": accepted["token"], "wait": 20}
+            asked: dict[str, Any] = {"person_id": person, "token": accepted["token"], "wait": 20}
             answer = await client.get("/read/verification_status/of_person", params=asked)
             assert answer.status_code == 200, answer.text
             assert [row["email_id"] for row in answer.json()["items"]] == [body["email_id"]]
@@ -153,17 +175,29 @@ async def test_not_yet_is_said_without_waiting(api: Running, tenant: str) -> Non
     async with api.client(tenant) as client:
         token = str(Token(tenant, "payments", "shop", "never-sent"))
         answer = await client.get("/read/customer_spend/top", params={"currency": "EUR", "token": token})
-        assert (answer.status_code, answer.json()["state"], answer.headers["retry-after"]) == (425, "unknown", "1")
+        assert (answer.status_code, answer.json()["state"], answer.headers["retry-after"]) == (
+            425,
+            "unknown",
+            "1",
+        )
 
 
 async def test_a_place_in_a_topic_is_waited_for(api: Running) -> None:
     async with api.client() as client:
 
         async def ask(at: str, wait: float = 0) -> httpx.Response:
-            return await client.get("/read/customer_spend/top", params={"currency": "EUR", "at": at, "wait": wait})
+            return await client.get(
+                "/read/customer_spend/top", params={"currency": "EUR", "at": at, "wait": wait}
+            )
 
         assert (await ask("payments.events/3/999999999", 0.2)).status_code == 425
-        for wrong in ("payments.events/3", "payments.events/x/1", "identity.events/0/0", "payments.events/99/0", "a/b/c/d"):
+        for wrong in (
+            "payments.events/3",
+            "payments.events/x/1",
+            "identity.events/0/0",
+            "payments.events/99/0",
+            "a/b/c/d",
+        ):
             answer = await ask(wrong)
             assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "at"), wrong
         async with api.client("demo-a") as sender:
@@ -177,7 +211,8 @@ async def test_a_place_in_a_topic_is_waited_for(api: Running) -> None:
             connection = await asyncpg.connect(api.settings.postgres)
             try:
                 row = await connection.fetchrow(
-                    'SELECT topic, partition, "offset" FROM payments.published WHERE id = $1', UUID(fact["id"])
+                    'SELECT topic, partition, "offset" FROM payments.published WHERE id = $1',
+                    UUID(fact["id"]),
                 )
             finally:
                 await connection.close()
@@ -194,7 +229,9 @@ async def test_pages_give_every_row_once_in_order(api: Running, tenant: str) -> 
     product, other = uuid4(), f"{tenant}-b"
     random = Random(7)
     begin = datetime(2026, 5, 4, tzinfo=UTC)
-    moments = [None if random.random() < 0.3 else begin + timedelta(minutes=random.randrange(5)) for _ in range(40)]
+    moments = [
+        None if random.random() < 0.3 else begin + timedelta(minutes=random.randrange(5)) for _ in range(40)
+    ]
     connection = await asyncpg.connect(api.settings.database("triplane_projections"))
     try:
         generation = await connection.fetchval(
@@ -213,7 +250,9 @@ async def test_pages_give_every_row_once_in_order(api: Running, tenant: str) -> 
             rows: list[dict[str, Any]] = []
             cursor: str | None = None
             while True:
-                asked = {"product_id": str(product), "limit": limit} | ({"cursor": cursor} if cursor else {})
+                asked: dict[str, Any] = {"product_id": str(product), "limit": limit} | (
+                    {"cursor": cursor} if cursor else {}
+                )
                 answer = (await client.get("/read/customer_access/of_product", params=asked)).json()
                 rows += answer["items"]
                 cursor = answer["next"]
@@ -234,7 +273,12 @@ async def test_pages_give_every_row_once_in_order(api: Running, tenant: str) -> 
 async def test_a_cursor_fits_one_question_of_one_tenant(api: Running, tenant: str) -> None:
     async with api.client(tenant) as client:
         for _ in range(2):
-            await settled(client, (await send(client, "/commands/identity/RegisterPerson", {"person_id": str(uuid4())}))["token"])
+            await settled(
+                client,
+                (await send(client, "/commands/identity/RegisterPerson", {"person_id": str(uuid4())}))[
+                    "token"
+                ],
+            )
         path = "/read/verification_status/by_status"
 
         async def first() -> str | None:
@@ -288,7 +332,13 @@ async def test_unknown_models_and_queries_tell_near_ones(api: Running) -> None:
     async with api.client() as client:
         answer = await client.get("/read/customer_spend/of_custmer")
         assert (answer.status_code, answer.json()["near"][0]) == (404, "customer_spend/of_customer")
-        for path in ("/read/nothing/at_all", "/read/%2e%2e/x", "/read/..%2f..%2fetc/passwd", "/nothing", "/read/customer_spend"):
+        for path in (
+            "/read/nothing/at_all",
+            "/read/%2e%2e/x",
+            "/read/..%2f..%2fetc/passwd",
+            "/nothing",
+            "/read/customer_spend",
+        ):
             assert (await client.get(path)).status_code == 404
         strange = {"Host": "evil.example", "X-Forwarded-For": "127.0.0.1"}
         assert (await client.get("/read/customer_spend/top?currency=EUR", headers=strange)).status_code == 200
@@ -296,7 +346,9 @@ async def test_unknown_models_and_queries_tell_near_ones(api: Running) -> None:
 
 async def test_sql_in_a_parameter_is_text(api: Running) -> None:
     async with api.client() as client:
-        answer = await client.get("/read/customer_spend/top", params={"currency": "' OR tenant IS NOT NULL --"})
+        answer = await client.get(
+            "/read/customer_spend/top", params={"currency": "' OR tenant IS NOT NULL --"}
+        )
         assert (answer.status_code, answer.json()["items"]) == (200, [])
 
 
@@ -307,8 +359,10 @@ async def test_a_tenant_sees_its_own_rows_only(api: Running, tenant: str) -> Non
     person = str(uuid4())
     async with api.client(tenant) as client:
         accepted = await send(client, "/commands/identity/RegisterPerson", {"person_id": person})
-        asked = {"person_id": person, "token": accepted["token"], "wait": 20}
-        assert len((await client.get("/read/verification_status/of_person", params=asked)).json()["items"]) == 1
+        asked: dict[str, Any] = {"person_id": person, "token": accepted["token"], "wait": 20}
+        assert (
+            len((await client.get("/read/verification_status/of_person", params=asked)).json()["items"]) == 1
+        )
     async with api.client(f"{tenant}-b") as client:
         answer = await client.get("/read/verification_status/of_person", params={"person_id": person})
         assert answer.json()["items"] == []
@@ -332,6 +386,8 @@ async def test_personal_values_are_for_their_role(api: Running, tenant: str) -> 
     async with api.client(tenant, (Role.ANALYST, Role.PERSONAL)) as client:
         (row,) = (await client.get(path, params={"conversation_id": conversation})).json()["items"]
         assert (row["email"], row["name"], row["phone"]) == ("ann@example.com", "<b>Ann</b>", None)
-    shown = api.cli("query", "conversation_links", "by_id", f"conversation_id={conversation}", "--tenant", tenant)
+    shown = api.cli(
+        "query", "conversation_links", "by_id", f"conversation_id={conversation}", "--tenant", tenant
+    )
     assert b"(sealed)" in shown.stdout
     assert b"ann@" not in shown.stdout

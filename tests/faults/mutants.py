@@ -1,0 +1,102 @@
+"""Worker processes without a guard, or with shorter leases: `python -m tests.faults.mutants WHICH NAME...`.
+
+Each patches the engine and then runs the product's own command; the product has no option for any of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+from uuid import UUID, uuid4
+
+from events import Message
+from infra.postgres.database import Connection
+from infra.runtime import effects
+from infra.runtime.batch import Batcher, Counts, Place, Position
+from infra.runtime.codec import Incoming, Rejected
+from infra.runtime.deciding import flattened
+from infra.runtime.effects import Lanes, Leased
+from infra.runtime.envelope import Record
+
+
+def hurried() -> None:
+    """No mutant: leases of a few seconds, so that a test need not wait a minute for a dead process's."""
+    effects.LEASE_S = 5.0  # type: ignore[misc]
+    effects.CALL_S = 3.0  # type: ignore[misc]
+
+
+def forgetful() -> None:
+    """No inbox."""
+
+    async def known(_: Batcher, __: Connection, ___: Sequence[Incoming]) -> dict[UUID, int]:
+        return {}
+
+    async def mark(_: Batcher, __: Connection, ___: Sequence[Incoming]) -> None:
+        return
+
+    Batcher._known = known  # type: ignore[method-assign]
+    Batcher._mark = mark  # type: ignore[method-assign]
+
+
+def hasty() -> None:
+    """The checkpoint moves before the effects are written, in a transaction of its own."""
+    commit = Batcher._commit
+
+    async def ahead(
+        self: Batcher,
+        positions: dict[Place, Position],
+        records: Sequence[Record],
+        opened: Sequence[Incoming | Rejected],
+        counts: Counts,
+    ) -> set[Place]:
+        ends = {(record.topic, record.partition): record.offset + 1 for record in records}
+        async with self.database.transaction() as tx:
+            await self._advance(tx, positions, ends)
+        for place, end in ends.items():
+            positions[place].next = end
+        await asyncio.sleep(0.4)
+        return await commit(self, positions, records, opened, counts)
+
+    Batcher._commit = ahead  # type: ignore[method-assign]
+
+
+def careless() -> None:
+    """A started effect is done again without a look, under another key."""
+    hurried()
+    call = Lanes._call
+
+    async def anew(self: Lanes, signature: Any, effect: Leased) -> object:
+        effect.id, ours = uuid4(), effect.id
+        try:
+            return await call(self, signature, effect)
+        finally:
+            effect.id = ours
+
+    async def outcome(self: Lanes, effect: Leased) -> list[Message]:
+        return list(flattened(await self._call(self._wiring.action, effect)))
+
+    Lanes._call = anew  # type: ignore[method-assign]
+    Lanes._outcome = outcome  # type: ignore[method-assign]
+
+
+def impatient() -> None:
+    """Deadlines fire whatever lies unread in the log."""
+    from infra.runtime.deadlines import Deadlines
+
+    async def consumed(_: Deadlines, __: dict[Place, int]) -> bool:
+        return True
+
+    Deadlines._consumed = consumed  # type: ignore[method-assign]
+
+
+MUTANTS: dict[str, Callable[[], None]] = {it.__name__: it for it in (hurried, forgetful, hasty, careless, impatient)}
+
+
+if __name__ == "__main__":
+    from infra.cli import main
+
+    MUTANTS[sys.argv[1]]()
+    sys.argv[1:] = ["work", *sys.argv[2:]]
+    main()
