@@ -9,7 +9,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping
+from collections.abc import Callable, Container, Coroutine, Generator, Iterable, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -318,11 +318,15 @@ class Installation:
         raise AssertionError(f"not within {within:.0f} s: {what}")
 
 
-def order_breaks(log: Iterable[tuple[int, str, dict[str, str], bytes]]) -> tuple[int, int, int]:
+def order_breaks(
+    log: Iterable[tuple[int, str, dict[str, str], bytes]], tenants: Container[str]
+) -> tuple[int, int, int]:
     """Count in a topic of facts: records that came again, first occurrences out of order, gaps in sequences."""
     again = breaks = 0
     seen: dict[tuple[str, str, str], set[int]] = {}
     for _, key, headers, _ in log:
+        if headers["ce_tenantid"] not in tenants:
+            continue
         kind = headers["ce_type"].partition(".")[0]
         sequences = seen.setdefault((headers["ce_tenantid"], kind, key), set())
         number = int(headers["ce_sequence"])

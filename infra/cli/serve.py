@@ -6,7 +6,7 @@ import asyncio
 import errno
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Annotated
 
@@ -66,7 +66,7 @@ async def _serve(settings: Settings, listening: socket.socket) -> None:
 
     class Server(uvicorn.Server):
         @contextmanager
-        def capture_signals(self) -> Iterator[None]:
+        def capture_signals(self) -> Generator[None]:
             """Leave signals to us: uvicorn would raise them again at the end, and a clean stop would look like a crash."""
             yield
 

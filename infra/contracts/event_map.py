@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from infra.contracts.catalogue import listeners, publishers
-from infra.runtime.catalog import Catalog, ProjectionWiring, SagaWiring
+from infra.runtime.catalog import Catalog
 
 MOST: Final = 4
 """Messages written on one arrow; the rest is counted."""
@@ -24,14 +24,13 @@ def event_map(catalog: Catalog) -> str:
                 if source != target and (not outside or target == contract.context):
                     arrows.setdefault((source, target), []).append(contract.model.__name__)
     # A fact that upstream sends reaches others through the context that adopts it.
-    lines = ["flowchart LR"]
-    lines += [f"  {_node(name)}[/{name}/]" for name in ("upstream", "webhooks")]
-    lines += [f"  {_node(name)}[{name}]" for name in catalog.contexts]
-    for name, wiring in catalog.consumers.items():
-        if isinstance(wiring, SagaWiring):
-            lines.append(f"  {_node(name)}{{{{{wiring.saga.name}}}}}")
-        elif isinstance(wiring, ProjectionWiring):
-            lines.append(f"  {_node(name)}[({wiring.projection.name})]")
+    nodes = [
+        [f"{_node(name)}[/{name}/]" for name in ("upstream", "webhooks")],
+        [f"{_node(name)}[{name}]" for name in catalog.contexts],
+        [f"{_node(name)}{{{{{it.saga.name}}}}}" for name, it in catalog.sagas.items()],
+        [f"{_node(name)}[({it.projection.name})]" for name, it in catalog.projections.items()],
+    ]
+    lines = ["flowchart LR", *(f"  {'; '.join(of_kind)}" for of_kind in nodes if of_kind)]
     lines += [
         f"  {_node(source)} -- {_label(names)} --> {_node(target)}"
         for (source, target), names in sorted(arrows.items())

@@ -31,7 +31,7 @@ RECENT_S: Final = 3.0
 SLOW_CACHE_S: Final = 15.0
 """How long counts that read whole tables are kept."""
 BROKER_TIMEOUT_S: Final = 3.0
-SILENT_S: Final = 3.0
+SILENT_S: Final = 4.0
 """Without a heartbeat for so long, a process counts as frozen or gone."""
 IDLE_S: Final = 10.0
 """A loop that shows heartbeats but has made no turn for so long is stuck."""

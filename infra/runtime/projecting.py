@@ -36,16 +36,22 @@ class Projecting:
         self._codec = codec
         self._rows: dict[RowKey, Row | None] = {}
         self._changed: set[RowKey] = set()
+        self._reach: dict[int, tuple[tuple[FoldWiring, RowKey], ...]] = {}
 
     def keys(self, incoming: Incoming) -> tuple[str, ...]:
         """Name the rows that a message reaches."""
         return tuple(
-            f"{self._models[kind].view}:{':'.join(str(part) for part in key)}"
-            for kind, key in (self._key(fold, incoming) for fold in self._folds(incoming))
+            f"{self._models[kind].view}:{':'.join(str(part) for part in key)}" for _, (kind, key) in self._reached(incoming)
         )
 
-    def _folds(self, incoming: Incoming) -> tuple[FoldWiring, ...]:
-        return self._wiring.folds[incoming.contract.name]
+    def _reached(self, incoming: Incoming) -> tuple[tuple[FoldWiring, RowKey], ...]:
+        """Give the functions that fold a message, each with the row that it folds it into."""
+        known = self._reach.get(id(incoming))
+        if known is None:
+            folds = self._wiring.folds[incoming.contract.name]
+            known = tuple((fold, self._key(fold, incoming)) for fold in folds)
+            self._reach[id(incoming)] = known
+        return known
 
     def _key(self, fold: FoldWiring, incoming: Incoming) -> RowKey:
         return fold.row, (incoming.envelope.tenant, *(_at(incoming.message, path) for path in fold.paths))
@@ -54,8 +60,7 @@ class Projecting:
         """Lock and load the rows of a batch, table by table, in key order."""
         wanted: dict[type[Row], set[tuple[Any, ...]]] = {}
         for incoming in batch:
-            for fold in self._folds(incoming):
-                kind, key = self._key(fold, incoming)
+            for _, (kind, key) in self._reached(incoming):
                 if None not in key:
                     wanted.setdefault(kind, set()).add(key)
         for kind in sorted(wanted, key=lambda kind: self._models[kind].view):
@@ -72,17 +77,12 @@ class Projecting:
     def fold(self, incoming: Incoming) -> None:
         """Fold one event into every row that it reaches; all of them, or none."""
         staged: dict[RowKey, Row | None] = {}
-        for fold in self._folds(incoming):
-            at = self._key(fold, incoming)
+        for fold, at in self._reached(incoming):
             if None in at[1]:
                 continue
             before = staged[at] if at in staged else self._rows[at]
-            extra = {
-                name: metadata_of(incoming.envelope) if need == META else incoming.record.at
-                for name, need in fold.signature.needs.items()
-                if need in {META, NOW}
-            }
-            after: Row | None = fold.signature.function(incoming.message, before, **extra)
+            injected = _injected(fold, incoming) if fold.signature.needs else {}
+            after: Row | None = fold.signature.function(incoming.message, before, **injected)
             if after is not None and self._models[at[0]].key_of(at[1][0], after) != at[1]:
                 raise WrongRow(f"{self._wiring.name}: a row's key columns may not change; delete it and make another")
             staged[at] = after
@@ -99,6 +99,14 @@ class Projecting:
             values = await self._codec.dump_rows(model, [(key[0], filled[key]) for key in changed])
             await model.write(tx, values)
             await model.delete(tx, gone)
+
+
+def _injected(fold: FoldWiring, incoming: Incoming) -> dict[str, Any]:
+    return {
+        name: metadata_of(incoming.envelope) if need == META else incoming.record.at
+        for name, need in fold.signature.needs.items()
+        if need in {META, NOW}
+    }
 
 
 def _at(message: Any, path: tuple[str, ...]) -> Any:

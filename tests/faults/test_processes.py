@@ -9,18 +9,15 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections import Counter, defaultdict
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import pytest
 
+from tests.faults.counting import DECIDERS, FOLDERS, Count, count, published
 from tests.faults.upstream import Stream, stream
-from tests.installation import Installation, Process, Sent, order_breaks
+from tests.installation import Installation, Process, Sent
 
-DECIDERS = ("accounts", "payments", "entitlements")
-FOLDERS = ("sagas", "projections")
 RECOVERED_S = 60
 
 
@@ -36,72 +33,6 @@ def workers(installation: Installation) -> list[Process]:
     for worker in started:
         worker.start()
     return started
-
-
-@dataclass
-class Count:
-    """What came of a stream, against what was due."""
-
-    lost: int = 0
-    doubled: int = 0
-    disordered: int = 0
-
-    def compare(self, found: Counter[tuple[str, ...]], due: Counter[tuple[str, ...]]) -> None:
-        """Count what is missing and what is too much."""
-        self.lost += (due - found).total()
-        self.doubled += (found - due).total()
-
-
-def count(installation: Installation, sent: Stream) -> Count:
-    """Hold the facts, the topics, the read models and the flows against the stream."""
-    counted = Count()
-
-    # Facts of accounts: each history exactly, in order.
-    histories: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for row in installation.query("SELECT tenant, key, type FROM accounts.events ORDER BY tenant, key, version"):
-        histories[row["tenant"], row["key"]].append(row["type"].removeprefix("accounts."))
-    for key, due in sent.histories.items():
-        found = histories.pop(key, [])
-        counted.compare(Counter((*key, it) for it in found), Counter((*key, it) for it in due))
-        counted.disordered += Counter(found) == Counter(due) and found != due
-    counted.doubled += len(histories)
-
-    # The read model that all partitions feed.
-    spent: Counter[tuple[str, ...]] = Counter()
-    payments: Counter[tuple[str, ...]] = Counter()
-    for row in installation.query("SELECT tenant, customer_id, spent_minor, payments FROM read.customer_spend"):
-        spent[row["tenant"], str(row["customer_id"])] = row["spent_minor"]
-        payments[row["tenant"], str(row["customer_id"])] = row["payments"]
-    counted.compare(spent, Counter({tuple(key): number for key, number in sent.spent.items()}))
-    counted.compare(payments, Counter({tuple(key): number for key, number in sent.payments.items()}))
-
-    # Every payment once in its context, its flow and its grant.
-    paid = sum(sent.payments.values())
-    for found, due in {
-        "SELECT count(*) FROM payments.events WHERE type = 'payments.PaymentCompleted'": paid,
-        "SELECT count(*) FROM payments.events": paid,
-        "SELECT count(*) FROM entitlements.events": paid,
-        "SELECT count(*) FROM read.customer_access WHERE status = 'granted'": paid,
-        "SELECT count(*) FROM read.payment_history WHERE status = 'completed'": paid,
-        "SELECT count(*) FROM read.saga_instances WHERE saga = 'activation' AND outcome = 'done'": paid,
-        "SELECT count(*) FROM sagas.history WHERE saga = 'activation'": 2 * paid,
-        "SELECT count(*) FROM sagas.early": 0,
-        "SELECT count(*) FROM sagas.deadlines": 0,
-    }.items():
-        counted.compare(Counter({(found,): installation.value(found)}), Counter({(found,): due}))
-    for schema in (*DECIDERS, *FOLDERS):
-        counted.doubled += installation.value(f"SELECT count(*) FROM {schema}.parked")
-    return counted
-
-
-def published(installation: Installation) -> tuple[int, int, int]:
-    """Sum up what the topics of facts show: records that came again, order breaks, gaps."""
-    again = breaks = gaps = 0
-    for context in DECIDERS:
-        found = order_breaks(installation.log(f"{context}.events"))
-        again, breaks, gaps = again + found[0], breaks + found[1], gaps + found[2]
-    found = order_breaks(installation.log("sagas.events"))
-    return again + found[0], breaks + found[1], gaps + found[2]
 
 
 @contextmanager
@@ -161,7 +92,7 @@ def test_killed_and_held_up_workers_lose_double_and_reorder_nothing(
                 held.release()
     seconds = installation.drained(120, without=idle(installation))
     counted = count(installation, sent)
-    again, breaks, gaps = published(installation)
+    again, breaks, gaps = published(installation, sent)
     print(
         f"\nkilled {kills}, held up {holds}; sent {len(more.messages)} ({more.duplicates} of them twice); "
         f"lost {counted.lost}, doubled {counted.doubled}, out of order {counted.disordered}; in the topics: published "
@@ -186,7 +117,7 @@ def test_a_killed_server_costs_time_only(
     recovered = time.monotonic() - began
     assert all(worker.alive for worker in workers), "workers wait for their servers"
     counted = count(installation, sent)
-    again, breaks, gaps = published(installation)
+    again, breaks, gaps = published(installation, sent)
     print(
         f"\n{server} killed; sent {len(more.messages)}; lost {counted.lost}, doubled {counted.doubled}, out of order "
         f"{counted.disordered}; published again {again}, order breaks {breaks}, gaps {gaps}; all done {recovered:.1f} s "

@@ -23,6 +23,7 @@ FACTS = {
 class Stream:
     """What is sent, and what is expected."""
 
+    tenants: tuple[str, ...] = TENANTS
     messages: list[Sent] = field(default_factory=list)
     histories: dict[tuple[str, str], list[str]] = field(default_factory=lambda: defaultdict(list))
     """Tenant and account -> its facts, in order."""
@@ -32,17 +33,17 @@ class Stream:
     duplicates: int = 0
 
 
-def stream(seed: int, *, accounts: int, payments: int) -> Stream:
+def stream(seed: int, *, accounts: int, payments: int, tenants: tuple[str, ...] = TENANTS) -> Stream:
     """Make a stream: accounts that live through commands in order, payments of few people, and every tenth twice."""
     dice = random.Random(seed)
 
     def draw() -> str:
         return str(UUID(int=dice.getrandbits(128), version=4))
 
-    made = Stream()
+    made = Stream(tenants)
     lives: list[list[Sent]] = []
     for _ in range(accounts):
-        tenant, account = dice.choice(TENANTS), draw()
+        tenant, account = dice.choice(tenants), draw()
         life = []
         for step in ("Open", *LIVES):
             body = {"account_id": account}
@@ -55,7 +56,7 @@ def stream(seed: int, *, accounts: int, payments: int) -> Stream:
         lives.append(life)
     people = [draw() for _ in range(12)]
     for _ in range(payments):
-        tenant, person, payment, minor = dice.choice(TENANTS), dice.choice(people), draw(), dice.randrange(1, 500)
+        tenant, person, payment, minor = dice.choice(tenants), dice.choice(people), draw(), dice.randrange(1, 500)
         body = {
             "payment_id": payment,
             "customer_id": person,

@@ -149,8 +149,8 @@ def test_what_makes_a_part_red() -> None:
     assert judged(alive()) == []
     assert judged(alive(partitions=6), alive(partitions=6)) == []
     assert judged() == ["nobody works for it"]
-    assert judged(alive(beat_age=4)) == ["no sign of life for 4 s"]
-    assert judged(alive(partitions=6), alive(partitions=6, beat_age=4, pid=7)) == [
+    assert judged(alive(beat_age=5)) == ["no sign of life for 5 s"]
+    assert judged(alive(partitions=6), alive(partitions=6, beat_age=5, pid=7)) == [
         "6 of 12 partitions are attended to; process 7 on h is silent"
     ]
     # a killed one whose partitions others have taken over is past

@@ -1,0 +1,53 @@
+"""The counting would notice: workers without a guard are counted as losing or doubling what they are sent."""
+
+from __future__ import annotations
+
+import time
+
+from tests.faults.counting import count_histories
+from tests.faults.upstream import stream
+from tests.installation import Installation
+
+
+def read_by_accounts(installation: Installation) -> bool:
+    return "accounts" not in installation.pending()
+
+
+def test_without_an_inbox_duplicates_are_counted(installation: Installation) -> None:
+    sent = stream(7, accounts=20, payments=0, tenants=("forgetful",))
+    assert sent.duplicates
+    with installation.working("forgetful", "accounts", module="tests.faults.mutants"):
+        installation.send(sent.messages)
+        installation.until(lambda: read_by_accounts(installation), 60, "all is read")
+    counted = count_histories(installation, sent)
+    print(f"\nwithout an inbox: doubled {counted.doubled} of {sent.duplicates} duplicates")
+    assert counted.doubled > 0
+
+
+def test_with_the_checkpoint_ahead_of_the_effects_killed_workers_are_counted_as_losing(installation: Installation) -> None:
+    sent = stream(8, accounts=60, payments=0, tenants=("hasty",))
+    worker = installation.worker("hasty", "accounts", module="tests.faults.mutants")
+    kills = 0
+    while kills < 4:
+        worker.start()
+        share = sent.messages[kills * 60 : (kills + 1) * 60]
+        before = sum(row["next_offset"] for row in _positions(installation))
+        installation.send(share)
+        installation.until(
+            lambda was=before: sum(row["next_offset"] for row in _positions(installation)) > was, 60, "a checkpoint moves"
+        )
+        worker.kill()
+        kills += 1
+    worker.start()
+    installation.send(sent.messages[kills * 60 :])
+    time.sleep(1)
+    installation.until(lambda: read_by_accounts(installation), 60, "all is read")
+    time.sleep(1)
+    worker.kill()
+    counted = count_histories(installation, sent)
+    print(f"\nwith the checkpoint ahead: lost {counted.lost} in {kills} kills")
+    assert counted.lost > 0
+
+
+def _positions(installation: Installation) -> list[dict[str, int]]:
+    return installation.query("SELECT next_offset FROM accounts.checkpoints WHERE topic = 'accounts.inbound'")

@@ -1,0 +1,1 @@
+"""The front door: what README.md shows is true."""
