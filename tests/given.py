@@ -15,7 +15,7 @@ from events import Command, Event, Message, Metadata, NewId, Refusal, context_of
 from handlers import Aggregate, IdempotencyKey, Local
 from infra.runtime.catalog import Catalog, DeciderWiring, SagaWiring, discover
 from infra.runtime.deciding import flattened
-from infra.runtime.signatures import KEY, META, NEW_ID, NOW, HeldBy, Of, Port, Signature
+from infra.runtime.signatures import KEY, META, NEW_ID, NOW, HeldBy, Of, Port, Signature, ViewOf
 from sagas import State, Step
 
 NOON = datetime(2026, 5, 4, 12, tzinfo=UTC)
@@ -126,7 +126,7 @@ class Context:
         for keeper in self._wiring.keepers.get(type_of(type(fact)), ()):
             (need,) = keeper.needs.values()
             assert isinstance(need, Of)
-            kind = cast("type[Local]", need.kind)
+            kind = need.kind
             key = str(getattr(fact, need.field))
             self._views[kind, key] = keeper.function(self._view(kind, key), fact)
 
@@ -137,12 +137,12 @@ class Context:
         found: dict[str, Any] = {}
         for name, need in signature.needs.items():
             match need:
-                case Of(kind, field) if issubclass(kind, Local):
+                case ViewOf(kind, field):
                     found[name] = self._view(kind, str(getattr(message, field)))
                 case Of(kind, field):
                     value = getattr(message, field)
                     found[name] = (
-                        None if value is None else self._aggregate(cast("type[Aggregate]", kind), str(value))
+                        None if value is None else self._aggregate(kind, str(value))
                     )
                 case HeldBy(kind, field, claim):
                     found[name] = self._holder(kind, claim, getattr(message, field))

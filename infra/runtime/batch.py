@@ -76,6 +76,9 @@ class Outrun(TriplaneError):
     """Another process has written the same messages in the meantime: read what is committed, and go on from there."""
 
 
+CAUSED: tuple[type[BaseException], ...] = (*DATA, TriplaneError)
+"""What some message of a batch has caused: the culprit is found by halving, and parked."""
+
 _number: Callable[[UUID], int] = attrgetter("int")
 """Sorts ids fast; sorted ids spare the inbox's index a fifth of its work."""
 
@@ -118,7 +121,7 @@ class Batcher:
                 lost |= await self._commit(positions, part, opened, counts)
             except Outrun:
                 raise
-            except (*DATA, TriplaneError) as refused:
+            except CAUSED as refused:
                 if len(part) > 1:
                     middle = len(part) // 2
                     pending += [part[middle:], part[:middle]]

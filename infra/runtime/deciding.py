@@ -17,7 +17,7 @@ from infra.runtime.catalog import DeciderWiring
 from infra.runtime.codec import Codec, Incoming, shape_of
 from infra.runtime.envelope import Envelope
 from infra.runtime.identity import derived_id
-from infra.runtime.signatures import META, NEW_ID, NOW, HeldBy, Of, Signature
+from infra.runtime.signatures import META, NEW_ID, NOW, HeldBy, Of, Signature, ViewOf
 from infra.runtime.streams import Attempt, StreamKey, Streams
 
 LocalKey = tuple[type[Local], str, str]
@@ -95,7 +95,7 @@ class Deciding:
         tenant = incoming.envelope.tenant
         for signature in self.signatures(incoming):
             for need in signature.needs.values():
-                if isinstance(need, Of) and not issubclass(need.kind, Local):
+                if isinstance(need, Of):
                     value = getattr(incoming.message, need.field)
                     if value is not None:
                         yield (need.kind.__name__, tenant, str(value))
@@ -129,7 +129,7 @@ class Deciding:
 
     def _views_of(self, signature: Signature, incoming: Incoming) -> Iterator[LocalKey]:
         for need in signature.needs.values():
-            if isinstance(need, Of) and issubclass(need.kind, Local):
+            if isinstance(need, ViewOf):
                 value = getattr(incoming.message, need.field)
                 if value is not None:
                     yield (need.kind, incoming.envelope.tenant, str(value))
@@ -196,7 +196,7 @@ class Deciding:
         arguments: dict[str, Any] = {signature.parameter: incoming.message}
         for name, need in signature.needs.items():
             match need:
-                case Of(kind, field) if issubclass(kind, Local):
+                case ViewOf(kind, field):
                     value = getattr(incoming.message, field)
                     key = (kind, tenant, str(value))
                     arguments[name] = None if value is None else kept.get(key, self._views[key])

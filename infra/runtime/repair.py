@@ -65,6 +65,10 @@ def _still_fails(refused: BaseException) -> StillFails:
     return StillFails("refused_by_database", f"{type(refused).__name__}: {refused}")
 
 
+REFUSALS: tuple[type[BaseException], ...] = (StillFails, Unacceptable, *DATA)
+"""What a redriven message is refused by, in memory or by the database."""
+
+
 class NotFirst(TriplaneError):
     """An earlier message is parked under the same key: redrive or discard that one first."""
 
@@ -133,7 +137,7 @@ async def redrive(batcher: Batcher, parked_id: int) -> bool:
                 raise StillFails(counts.refused.reason, counts.refused.detail)  # noqa: TRY301 - it rolls back
             await _release(tx, row)
             return True
-    except (StillFails, Unacceptable, *DATA) as refused:
+    except REFUSALS as refused:
         fails = refused if isinstance(refused, StillFails) else _still_fails(refused)
         await batcher.database.execute(
             "UPDATE parked SET reason = $2, detail = $3 WHERE id = $1", parked_id, fails.reason, fails.detail[:2000]

@@ -20,11 +20,18 @@ Function = Callable[..., Any]
 
 @dataclass(frozen=True, slots=True)
 class Of:
-    """An aggregate or local view of type `kind`, found by the message's field `field`."""
+    """An aggregate of type `kind`, found by the message's field `field`; `None` where that is."""
 
-    kind: type[Aggregate | Local]
+    kind: type[Aggregate]
     field: str
-    optional: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ViewOf:
+    """A local view of type `kind`, found by the message's field `field`; `None` where that is."""
+
+    kind: type[Local]
+    field: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +51,7 @@ class Port:
 
 
 NOW, NEW_ID, META, KEY = "now", "new_id", "meta", "key"
-Need = Of | HeldBy | Port | str
+Need = Of | ViewOf | HeldBy | Port | str
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,13 +141,12 @@ def _need(function: Function, name: str, annotation: object, first: tuple[type[A
     if annotation is IdempotencyKey:
         return KEY
     kinds = list(classes(annotation))
-    optional = NoneType in get_args(annotation)
     kind = kinds[0] if len(kinds) == 1 else None
     if kind is None:
         raise WiringError(f"{where(function)}: nothing can be injected for {name!r} ({annotation!r})")
     found: Need
     if issubclass(kind, Aggregate | Local):
-        found = _state_need(function, name, kind, metadata, first, optional=optional)
+        found = _state_need(function, name, kind, metadata, first)
     elif kind is datetime:
         found = NOW
     elif kind is NewId:
@@ -165,8 +171,6 @@ def _state_need(
     kind: type[Aggregate | Local],
     metadata: tuple[object, ...],
     first: tuple[type[Any], ...],
-    *,
-    optional: bool,
 ) -> Need:
     for mark in metadata:
         if isinstance(mark, Holder):
@@ -179,7 +183,7 @@ def _state_need(
             return HeldBy(kind, mark.field, claim)
     field = next((mark.field for mark in metadata if isinstance(mark, By)), key_field(kind))
     _must_have(function, first, field)
-    return Of(kind, field, optional)
+    return Of(kind, field) if issubclass(kind, Aggregate) else ViewOf(kind, field)
 
 
 def _must_have(function: Function, messages: tuple[type[Any], ...], field: str) -> None:

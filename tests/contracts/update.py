@@ -1,7 +1,7 @@
 """Takes what is published now as what is promised: `python -m tests.contracts.update`.
 
 Writes the snapshots of new contracts and of changes that only add. A change that breaks what is published is refused
-(exit code 3), and then nothing is written.
+(exit code 3), and then nothing is written. The map in README.md promises nothing: it is drawn as the code is.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tests.contracts.published import SNAPSHOTS, Snapshot, changes, complaint, published, recorded, write
+from tests.readme.event_map import renew
 
 REFUSED = 3
 
@@ -34,4 +35,6 @@ def update(now: Mapping[str, Snapshot], directory: Path = SNAPSHOTS) -> int:
 
 
 if __name__ == "__main__":
+    if renew():
+        print("README.md: the map is drawn anew")
     sys.exit(update(published()))

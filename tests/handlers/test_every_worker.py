@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from handlers import Aggregate, Local
 from infra.runtime.catalog import discover
-from infra.runtime.signatures import Of, Signature
+from infra.runtime.signatures import Signature, ViewOf
 from tests.given import assert_serialises
 from tests.strategies import of
 
@@ -47,7 +47,7 @@ def test_any_state_takes_any_fact(evolver: Signature, fact: str, data: st.DataOb
 @given(data=st.data())
 def test_any_view_takes_any_fact(keeper: Signature, fact: str, data: st.DataObject) -> None:
     (need,) = keeper.needs.values()
-    assert isinstance(need, Of)
+    assert isinstance(need, ViewOf)
     kept = keeper.function(data.draw(of(need.kind)), data.draw(of(discover().contracts[fact].model)))
     assert isinstance(kept, need.kind)
     assert_serialises(kept)

@@ -10,7 +10,7 @@ from tests.readme.blocks import README
 
 _MAP = re.compile(
     r"(?<=^<!-- map: written by python -m tests\.contracts\.update -->\n).*?(?=^<!-- end of map -->$)",
-    re.M | re.S,
+    re.MULTILINE | re.DOTALL,
 )
 
 

@@ -10,7 +10,7 @@ from events import type_of
 from handlers import Aggregate, Local, Worker
 from infra.runtime.catalog.message_types import Contract, StateModel, consumed, state_model
 from infra.runtime.errors import WiringError
-from infra.runtime.signatures import Of, Signature, key_field, read, where
+from infra.runtime.signatures import HeldBy, Of, Signature, ViewOf, key_field, read, where
 
 Grouped = dict[str, tuple[Signature, ...]]
 
@@ -161,7 +161,7 @@ class _Reader:
 
     def keeper(self, signature: Signature) -> None:
         need = next(iter(signature.needs.values()), None)
-        if not isinstance(need, Of) or not issubclass(need.kind, Local):
+        if not isinstance(need, ViewOf):
             raise WiringError(f"{where(signature.function)}: its first parameter is the Local view, its second the event")
         self._know_view(need.kind)
         for contract in consumed(signature, self._contracts):
@@ -170,13 +170,10 @@ class _Reader:
 
     def _know_states(self, signature: Signature) -> None:
         for need in signature.needs.values():
-            kind = getattr(need, "kind", None)
-            if kind is None:
-                continue
-            if issubclass(kind, Local):
-                self._know_view(kind)
-            else:
-                self._know_aggregate(kind)
+            if isinstance(need, ViewOf):
+                self._know_view(need.kind)
+            elif isinstance(need, Of | HeldBy):
+                self._know_aggregate(need.kind)
 
     def _know_aggregate(self, kind: type[Aggregate]) -> None:
         state = state_model(kind)
