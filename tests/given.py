@@ -125,7 +125,7 @@ class Context:
     def _keep(self, fact: Message) -> None:
         for keeper in self._wiring.keepers.get(type_of(type(fact)), ()):
             (need,) = keeper.needs.values()
-            assert isinstance(need, Of)
+            assert isinstance(need, ViewOf)
             kind = need.kind
             key = str(getattr(fact, need.field))
             self._views[kind, key] = keeper.function(self._view(kind, key), fact)
