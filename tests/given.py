@@ -14,8 +14,8 @@ from uuid import UUID
 from events import Command, Event, Message, Metadata, NewId, Refusal, context_of, type_of
 from handlers import Aggregate, IdempotencyKey, Local
 from infra.runtime.catalog import Catalog, DeciderWiring, SagaWiring, discover
-from infra.runtime.deciding import flattened
-from infra.runtime.signatures import KEY, META, NEW_ID, NOW, HeldBy, Of, Port, Signature, ViewOf
+from infra.runtime.catalog.signatures import KEY, META, NEW_ID, NOW, HeldBy, Of, Port, Signature, ViewOf
+from infra.runtime.folding.injection import flattened
 from sagas import State, Step
 
 NOON = datetime(2026, 5, 4, 12, tzinfo=UTC)

@@ -26,7 +26,7 @@ from infra.embedded.process import ROOT, python, surroundings
 from infra.kafka.admin import Admin, BrokerUnavailable
 from infra.migrations.migrate import migrate
 from infra.runtime.catalog import Catalog, discover
-from infra.runtime.schemas import chains
+from infra.runtime.catalog.schemas import chains
 from infra.settings import Settings, home_path
 
 T = TypeVar("T")

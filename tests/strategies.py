@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from events import Erased, Message, context_of, erased
-from infra.runtime.signatures import key_field
+from infra.runtime.catalog.signatures import key_field
 
 M = TypeVar("M", bound=BaseModel)
 

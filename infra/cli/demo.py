@@ -142,7 +142,7 @@ async def _settle(settings: Settings, connection: Connection, began: float) -> N
 
 async def _parked(connection: Connection) -> Counter[str]:
     from infra.runtime.catalog import discover
-    from infra.runtime.schemas import chains
+    from infra.runtime.catalog.schemas import chains
 
     found: Counter[str] = Counter()
     for schema, labels in chains(discover()).items():

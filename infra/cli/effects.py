@@ -17,7 +17,7 @@ from infra.settings import Settings
 
 if TYPE_CHECKING:
     from infra.runtime.engine import Engine
-    from infra.runtime.unknowns import UnknownEffect
+    from infra.runtime.operating.unknowns import UnknownEffect
 
 commands = typer.Typer()
 effects_commands = typer.Typer(help="Calls to the outside whose outcome is unknown.", no_args_is_help=True)
@@ -59,7 +59,7 @@ async def _engine() -> AsyncIterator[Engine]:
 
 
 async def _all(engine: Engine) -> list[UnknownEffect]:
-    from infra.runtime.unknowns import unknown
+    from infra.runtime.operating.unknowns import unknown
 
     return [it for context in engine.catalog.contexts for it in await unknown(engine.databases[context])]
 
@@ -70,7 +70,7 @@ async def _list() -> list[UnknownEffect]:
 
 
 async def _decide(effect: UUID, why: str, *, again: bool) -> None:
-    from infra.runtime import unknowns
+    from infra.runtime.operating import unknowns
 
     if not why.strip():
         msg = "--why is needed: it is kept with who did it"

@@ -38,10 +38,10 @@ def erase(
 
 async def _erase(tenant: str, subject: str, why: str) -> None:
     from events.operations import PersonErased
-    from infra.runtime import operations
     from infra.runtime.catalog import discover
     from infra.runtime.engine import open_engine
-    from infra.runtime.erasure import erase as destroy
+    from infra.runtime.operating import acts as operations
+    from infra.runtime.operating.erasure import erase as destroy
 
     catalog = discover()
     async with open_engine(Settings.load(), catalog, {*catalog.contexts, "operations"}, size=1) as engine:

@@ -20,7 +20,7 @@ from infra.settings import Settings
 
 if TYPE_CHECKING:
     from infra.runtime.engine import Engine
-    from infra.runtime.repair import ParkedMessage
+    from infra.runtime.operating.parked import ParkedMessage
 
 commands = typer.Typer()
 parked_commands = typer.Typer(help="What could not be applied, and why.", no_args_is_help=True)
@@ -126,7 +126,7 @@ def _cleaned(names: Sequence[str]) -> list[str]:
 async def _find(consumer: str | None, tenant: str | None, reason: str | None) -> list[ParkedMessage]:
     from infra.runtime.catalog import discover
     from infra.runtime.engine import open_engine
-    from infra.runtime.repair import parked
+    from infra.runtime.operating.parked import parked
 
     catalog = discover()
     if consumer is not None and consumer not in catalog.consumers:
@@ -161,7 +161,7 @@ async def _choose(
 async def _show(schema: str, number: int) -> str:
     from infra.runtime.catalog import discover
     from infra.runtime.engine import open_engine
-    from infra.runtime.repair import original
+    from infra.runtime.operating.parked import original
 
     catalog = discover()
     if schema not in {wiring.schema for wiring in catalog.consumers.values()}:
@@ -191,7 +191,7 @@ def _bytes(value: bytes | None) -> str:
 async def _redrive(chosen: Sequence[ParkedMessage], why: str, rate: float) -> tuple[int, list[tuple[ParkedMessage, str]]]:
     from infra.runtime.catalog import discover
     from infra.runtime.engine import open_engine
-    from infra.runtime.repair import NotFirst, StillFails, redrive
+    from infra.runtime.operating.parked import NotFirst, StillFails, redrive
 
     catalog = discover()
     done: dict[str, list[ParkedMessage]] = {}
@@ -213,7 +213,7 @@ async def _redrive(chosen: Sequence[ParkedMessage], why: str, rate: float) -> tu
 
 async def _note(engine: Engine, consumer: str, messages: Sequence[ParkedMessage], why: str) -> None:
     from events.operations import ParkedRedriven
-    from infra.runtime import operations
+    from infra.runtime.operating import acts as operations
 
     for start in range(0, len(messages), 1_000):
         act = ParkedRedriven(
@@ -234,7 +234,7 @@ async def _note(engine: Engine, consumer: str, messages: Sequence[ParkedMessage]
 async def _discard(chosen: Sequence[ParkedMessage], why: str) -> int:
     from infra.runtime.catalog import discover
     from infra.runtime.engine import open_engine
-    from infra.runtime.repair import discard_audited
+    from infra.runtime.operating.parked import discard_audited
 
     count = 0
     async with open_engine(Settings.load(), discover(), {*(it.schema for it in chosen), "operations"}, size=2) as engine:

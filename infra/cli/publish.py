@@ -20,9 +20,9 @@ from infra.settings import Settings
 
 if TYPE_CHECKING:
     from infra.postgres.database import Database
-    from infra.runtime.admission import Admission
-    from infra.runtime.outbox import Outgoing
-    from infra.runtime.wakeup import Wakeups
+    from infra.runtime.intake.admission import Admission
+    from infra.runtime.publishing.outbox import Outgoing
+    from infra.runtime.publishing.wakeup import Wakeups
 
 commands = typer.Typer()
 
@@ -92,12 +92,12 @@ def _opened(file: str) -> Generator[IO[bytes]]:
 
 async def _publish(settings: Settings, source: IO[bytes], tenant: str | None) -> Report:
     from infra.postgres.database import TRANSIENT, open_database
-    from infra.runtime.admission import Admission
     from infra.runtime.catalog import discover
-    from infra.runtime.codec import Codec
-    from infra.runtime.tenancy import Tenancy
-    from infra.runtime.vault import Vault
-    from infra.runtime.wakeup import Wakeups
+    from infra.runtime.consuming.tenancy import Tenancy
+    from infra.runtime.intake.admission import Admission
+    from infra.runtime.messages.codec import Codec
+    from infra.runtime.messages.vault import Vault
+    from infra.runtime.publishing.wakeup import Wakeups
 
     report = Report()
     opened = [
@@ -151,9 +151,9 @@ def _take(lines: Iterator[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
 async def _admit(
     admission: Admission, batch: list[tuple[int, bytes]], tenant: str | None, report: Report
 ) -> list[Outgoing]:
-    from infra.runtime import strict_json
-    from infra.runtime.envelope import open_event
-    from infra.runtime.errors import Unacceptable
+    from infra.errors import Unacceptable
+    from infra.runtime.messages import strict_json
+    from infra.runtime.messages.envelope import open_event
 
     admitted: list[Outgoing] = []
     now = datetime.now(UTC)
@@ -172,7 +172,7 @@ async def _admit(
 
 
 async def _send(intake: Database, wakeups: Wakeups, admitted: list[Outgoing], report: Report) -> None:
-    from infra.runtime import outbox
+    from infra.runtime.publishing import outbox
 
     if admitted:
         async with intake.transaction() as tx:

@@ -14,7 +14,7 @@ from infra.cli.terminal import harmless, table
 from infra.settings import Settings
 
 if TYPE_CHECKING:
-    from infra.runtime.reading import Page, Question
+    from infra.runtime.asking.questions import Page, Question
 
 commands = typer.Typer()
 
@@ -46,8 +46,8 @@ def query(
 
 
 def _question(model: str, name: str) -> Question:
+    from infra.runtime.asking.questions import Question
     from infra.runtime.catalog import discover
-    from infra.runtime.reading import Question
 
     models = {it.projection.name: it for it in discover().projections.values()}
     wiring = models.get(model)
@@ -79,12 +79,12 @@ def _given(parameters: list[str]) -> dict[str, str]:
 async def _ask(question: Question, given: dict[str, str], tenant: str, limit: int, *, personal: bool) -> Page:
     from pydantic import ValidationError
 
+    from infra.errors import Unacceptable
     from infra.postgres.database import TRANSIENT, open_database
+    from infra.runtime.asking.questions import Questions
     from infra.runtime.catalog import discover
-    from infra.runtime.codec import Codec, explain
-    from infra.runtime.errors import Unacceptable
-    from infra.runtime.reading import Questions
-    from infra.runtime.vault import Vault
+    from infra.runtime.messages.codec import Codec, explain
+    from infra.runtime.messages.vault import Vault
 
     settings = Settings.load()
     try:

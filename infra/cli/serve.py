@@ -13,8 +13,8 @@ from typing import Annotated
 import typer
 
 from infra.cli.errors import CommandError
+from infra.errors import TriplaneError
 from infra.logs import configure
-from infra.runtime.errors import TriplaneError
 from infra.settings import Settings
 
 commands = typer.Typer()

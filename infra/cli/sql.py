@@ -21,7 +21,7 @@ def sql(tenant: Annotated[str, typer.Argument(help="The one tenant whose rows th
 
 async def _login(settings: Settings, tenant: str) -> str:
     from infra.postgres.database import TRANSIENT, open_database
-    from infra.runtime.logins import ensure_login
+    from infra.runtime.operating.logins import ensure_login
 
     try:
         tenancy = await open_database(settings, "tenancy", size=1)

@@ -58,7 +58,7 @@ def processes(home: Path) -> dict[str, Any]:
 async def _engine() -> dict[str, Any]:
     """The engine's own report; where it cannot be had, why."""
     from infra.postgres.database import TRANSIENT
-    from infra.runtime.freshness import engine_report
+    from infra.runtime.asking.freshness import engine_report
 
     try:
         async with asyncio.timeout(PATIENCE_S):

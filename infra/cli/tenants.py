@@ -45,7 +45,7 @@ def suspend(tenant: Tenant, why: Why = "") -> None:
 
 def _change(tenant: str, standing: Standing, why: str) -> None:
     from infra.postgres.database import TRANSIENT
-    from infra.runtime.envelope import TENANT
+    from infra.runtime.messages.envelope import TENANT
 
     if not TENANT.match(tenant):
         msg = f"{tenant!r}: a tenant id is 1 to 63 of a-z, 0-9 and '-'"
@@ -80,11 +80,11 @@ async def _list(settings: Settings) -> list[dict[str, str]]:
 async def _set(settings: Settings, tenant: str, standing: Standing, why: str) -> str:
     from events.operations import TenantAdded, TenantSuspended
     from infra.postgres.database import open_database
-    from infra.runtime import operations
     from infra.runtime.catalog import discover
-    from infra.runtime.codec import Codec
-    from infra.runtime.logins import ensure_login, role_of, withdraw_login
-    from infra.runtime.vault import Vault
+    from infra.runtime.messages.codec import Codec
+    from infra.runtime.messages.vault import Vault
+    from infra.runtime.operating import acts as operations
+    from infra.runtime.operating.logins import ensure_login, role_of, withdraw_login
 
     opened = [await open_database(settings, schema, size=1) for schema in ("tenancy", "operations", "vault")]
     tenancy, journal, vault = opened

@@ -31,7 +31,7 @@ def token(
     """Print a token for `Authorization: Bearer ...`."""
     from infra.http.authentication import MAX_SUBJECT, Role
     from infra.http.keys import max_life, mint
-    from infra.runtime.envelope import TENANT
+    from infra.runtime.messages.envelope import TENANT
 
     settings = Settings.load()
     roles = role or [Role.PUBLISHER, Role.ANALYST]

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from infra.cli.errors import Code, CommandError
+from infra.errors import TriplaneError
 from infra.logs import configure
-from infra.runtime.errors import TriplaneError
 from infra.settings import Settings
 
 commands = typer.Typer()
@@ -22,7 +22,7 @@ def work(
     """Run what the names select (`workers`, `payments`, `sagas.activation`, `projections`, ...) until told to stop."""
     import uvloop
 
-    from infra.runtime.process import UnknownName
+    from infra.runtime.running.workers import UnknownName
 
     configure("work")
     try:
@@ -38,7 +38,7 @@ async def _run(names: list[str]) -> None:
 
     from infra.kafka import application
     from infra.runtime.catalog import discover
-    from infra.runtime.process import Workers
+    from infra.runtime.running.workers import Workers
     from infra.wiring import ports
 
     def ready() -> None:

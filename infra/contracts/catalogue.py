@@ -10,9 +10,9 @@ from pydantic.json_schema import models_json_schema
 from events import Message
 from events.payments import CheckPayment, CheckRefund
 from events.sagas import SagaAdvanced
+from infra.runtime.asking.questions import Question
 from infra.runtime.catalog import Catalog, Contract, SagaWiring
-from infra.runtime.reading import Question
-from infra.runtime.signatures import Signature
+from infra.runtime.catalog.signatures import Signature
 from sagas import Ended
 
 UPSTREAM = "upstream"

@@ -10,7 +10,7 @@ import asyncpg
 
 from infra.kafka.admin import Admin
 from infra.runtime.catalog import Catalog
-from infra.runtime.schemas import chains
+from infra.runtime.catalog.schemas import chains
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 SIMULATOR, WORKERS = 1, 2
 """Stages after the servers' 0: the highest is stopped first."""
 MIGRATE = "infra.migrations.migrate,infra.runtime.catalog"
-WORK = "infra.runtime.process,infra.wiring,infra.kafka.application"
+WORK = "infra.runtime.running.workers,infra.wiring,infra.kafka.application"
 PROCESSES = {
     "workers": (WORK, "work", "workers"),
     "models": (WORK, "work", "sagas", "projections"),

@@ -18,7 +18,7 @@ import jwt
 
 from infra.http.keys import TYPE, Key, load_keys, max_life
 from infra.http.problems import Problem
-from infra.runtime.envelope import TENANT
+from infra.runtime.messages.envelope import TENANT
 from infra.settings import Settings, SettingsError
 
 LEEWAY_S: Final = 30

@@ -21,20 +21,21 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from events import Message
+from infra.errors import Unacceptable
 from infra.http.authentication import Caller, Role
 from infra.http.bodies import is_json, media_type, read_body
 from infra.http.events import check_tenant
 from infra.http.problems import Problem, refused
 from infra.http.services import Services, caller_of, services_of
 from infra.postgres.database import TRANSIENT
-from infra.runtime import outbox, strict_json
 from infra.runtime.catalog import Catalog, Contract
-from infra.runtime.envelope import TRACEPARENT, Envelope
-from infra.runtime.errors import Unacceptable
-from infra.runtime.identity import derived_id
-from infra.runtime.outbox import Outgoing
-from infra.runtime.outcomes import Outcome
-from infra.runtime.tokens import Token, parse_token
+from infra.runtime.intake.outcomes import Outcome
+from infra.runtime.intake.tokens import Token, parse_token
+from infra.runtime.messages import strict_json
+from infra.runtime.messages.envelope import TRACEPARENT, Envelope
+from infra.runtime.messages.ids import derived_id
+from infra.runtime.publishing import outbox
+from infra.runtime.publishing.outbox import Outgoing
 
 MAX_KEY: Final = 255
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,255}\Z")

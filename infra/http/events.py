@@ -11,16 +11,17 @@ from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import Response
 
+from infra.errors import Unacceptable
 from infra.http.authentication import Caller, Role
 from infra.http.bodies import is_json, media_type, read_body
 from infra.http.problems import Problem, error_of, refused, status_of
 from infra.http.services import Services, caller_of, services_of
 from infra.postgres.database import TRANSIENT
-from infra.runtime import outbox, strict_json
-from infra.runtime.envelope import Envelope, envelope_of, open_event
-from infra.runtime.errors import Unacceptable
-from infra.runtime.outbox import Outgoing
-from infra.runtime.tokens import Token
+from infra.runtime.intake.tokens import Token
+from infra.runtime.messages import strict_json
+from infra.runtime.messages.envelope import Envelope, envelope_of, open_event
+from infra.runtime.publishing import outbox
+from infra.runtime.publishing.outbox import Outgoing
 
 BINARY: Final = "application/json"
 STRUCTURED: Final = "application/cloudevents+json"

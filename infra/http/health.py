@@ -16,8 +16,8 @@ from infra.http.metrics import CONTENT_TYPE
 from infra.http.problems import Problem
 from infra.http.services import Services, caller_of, services_of
 from infra.postgres.database import TRANSIENT
+from infra.runtime.asking.freshness import Part
 from infra.runtime.catalog import discover
-from infra.runtime.freshness import Part
 
 STARTED = time.monotonic()
 

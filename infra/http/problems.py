@@ -10,7 +10,7 @@ from typing import Any, Final
 from pydantic_core import to_json
 from starlette.responses import Response
 
-from infra.runtime.errors import Unacceptable
+from infra.errors import Unacceptable
 
 MEDIA_TYPE: Final = "application/problem+json"
 

@@ -19,15 +19,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from events import PersonalMark, marked
+from infra.errors import Unacceptable, WiringError
 from infra.http.authentication import Caller, Role
 from infra.http.commands import token_of
 from infra.http.problems import Problem, refused, refused_parameters
 from infra.http.services import Services, caller_of, services_of
 from infra.postgres.database import TRANSIENT
+from infra.runtime.asking.questions import DEFAULT_LIMIT, MAX_LIMIT, Question
 from infra.runtime.catalog import Catalog, ProjectionWiring
-from infra.runtime.errors import Unacceptable, WiringError
-from infra.runtime.following import MAX_WAIT_S, At, Reached
-from infra.runtime.reading import DEFAULT_LIMIT, MAX_LIMIT, Question
+from infra.runtime.intake.following import MAX_WAIT_S, At, Reached
 from projections import Query, Row
 
 Endpoint = Callable[..., Awaitable[Response]]

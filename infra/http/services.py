@@ -13,16 +13,16 @@ from infra.http.authentication import Authenticator, Caller, Role
 from infra.http.keys import ensure_keys
 from infra.http.metrics import Metrics
 from infra.postgres.database import Database, open_database
-from infra.runtime.admission import Admission
+from infra.runtime.asking.freshness import Gauge
+from infra.runtime.asking.questions import Questions
 from infra.runtime.catalog import Catalog
-from infra.runtime.codec import Codec
-from infra.runtime.following import Following
-from infra.runtime.freshness import Gauge
-from infra.runtime.outcomes import Outcomes
-from infra.runtime.reading import Questions
-from infra.runtime.tenancy import Tenancy
-from infra.runtime.vault import Vault
-from infra.runtime.wakeup import Wakeups
+from infra.runtime.consuming.tenancy import Tenancy
+from infra.runtime.intake.admission import Admission
+from infra.runtime.intake.following import Following
+from infra.runtime.intake.outcomes import Outcomes
+from infra.runtime.messages.codec import Codec
+from infra.runtime.messages.vault import Vault
+from infra.runtime.publishing.wakeup import Wakeups
 from infra.settings import Settings
 
 POOLS = {"intake": 8, "read": 8, "monitor": 6, "tenancy": 2, "vault": 2}

@@ -18,15 +18,15 @@ from starlette.responses import Response
 
 from events import Command
 from events.payments import CheckPayment, CheckRefund, PaymentId, RefundId
+from infra.errors import Unacceptable
 from infra.http.bodies import is_json, media_type, read_body
 from infra.http.problems import Problem
 from infra.http.services import Services, services_of
-from infra.runtime import outbox
-from infra.runtime.codec import explain
-from infra.runtime.envelope import TENANT, Envelope
-from infra.runtime.errors import Unacceptable
-from infra.runtime.identity import derived_id, source_of
-from infra.runtime.outbox import Outgoing
+from infra.runtime.messages.codec import explain
+from infra.runtime.messages.envelope import TENANT, Envelope
+from infra.runtime.messages.ids import derived_id, source_of
+from infra.runtime.publishing import outbox
+from infra.runtime.publishing.outbox import Outgoing
 from infra.stripe import webhooks
 from infra.stripe.webhooks import Fact, Ignored, Parked, RefundUpdated, StripeEvent, WebhookRefused
 

@@ -15,13 +15,13 @@ from uuid import UUID
 from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec  # type: ignore[attr-defined]
 
-from infra.runtime.errors import TriplaneError
+from infra.errors import TriplaneError
+from infra.kafka.record import Place
 
 DAY_MS: Final = 86_400_000
 RETENTION_MS: Final = {"inbound": 7 * DAY_MS, "commands": 7 * DAY_MS, "events": -1}
 PARTITIONS: Final = 12
 TIMEOUT_S: Final = 10.0
-Place = tuple[str, int]
 _PASSING: Final = frozenset(
     {
         KafkaError.NOT_LEADER_FOR_PARTITION,

@@ -12,7 +12,8 @@ from typing import Any, Final
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
-Place = tuple[str, int]
+from infra.kafka.record import Place
+
 CACHED: Final = 4_096
 
 

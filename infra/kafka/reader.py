@@ -14,12 +14,11 @@ import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import KafkaError
 
-from infra.runtime.envelope import Record
+from infra.kafka.record import Place, Record
 
 log = structlog.get_logger(__name__)
 SESSION_MS: Final = 6_000
 REBALANCE_MS: Final = 60_000
-Place = tuple[str, int]
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]

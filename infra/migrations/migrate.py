@@ -11,8 +11,8 @@ from infra.migrations.read_models import ensure_read_models
 from infra.migrations.schemas import ensure_schemas
 from infra.postgres.database import open_database
 from infra.runtime.catalog import Catalog, ProjectionWiring, Wiring
+from infra.runtime.consuming.first_start import register
 from infra.runtime.engine import active_generation
-from infra.runtime.registration import register
 from infra.settings import Settings
 
 log = structlog.get_logger(__name__)

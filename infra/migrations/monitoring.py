@@ -12,7 +12,7 @@ from typing import Final
 import asyncpg
 
 from infra.runtime.catalog import Catalog
-from infra.runtime.schemas import ANALYSTS, chains
+from infra.runtime.catalog.schemas import ANALYSTS, chains
 from infra.settings import Settings
 
 MONITOR: Final = "triplane_monitor"

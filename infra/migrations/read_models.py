@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncpg
 
 from infra.runtime.catalog import Catalog, ProjectionWiring
-from infra.runtime.codec import shape_of
-from infra.runtime.identity import payload_hash
-from infra.runtime.read_models import ReadModel, read_model
-from infra.runtime.schemas import ANALYSTS
+from infra.runtime.catalog.schemas import ANALYSTS
+from infra.runtime.folding.read_models import ReadModel, read_model
+from infra.runtime.messages.codec import shape_of
+from infra.runtime.messages.ids import payload_hash
 from infra.settings import Settings
 
 TENANT_COMMENT = "The tenant that the row belongs to."

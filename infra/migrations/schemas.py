@@ -13,7 +13,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from infra.runtime.catalog import Catalog
-from infra.runtime.schemas import ANALYSTS, chains
+from infra.runtime.catalog.schemas import ANALYSTS, chains
 from infra.settings import Settings
 
 

@@ -7,19 +7,19 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from infra.errors import TriplaneError
 from infra.kafka.admin import Admin
 from infra.postgres.database import Database, open_database
-from infra.runtime.batch import Batcher, Folding
 from infra.runtime.catalog import Catalog, DeciderWiring, EffectWiring, ProjectionWiring, SagaWiring, Wiring
-from infra.runtime.codec import Codec
-from infra.runtime.deciding import Deciding
-from infra.runtime.effects import Intake
-from infra.runtime.errors import TriplaneError
-from infra.runtime.projecting import Projecting
-from infra.runtime.read_models import read_model
-from infra.runtime.stepping import Stepping
-from infra.runtime.tenancy import Tenancy
-from infra.runtime.vault import Vault
+from infra.runtime.consuming.batch import Batcher, Folding
+from infra.runtime.consuming.tenancy import Tenancy
+from infra.runtime.effects.recording import Recording
+from infra.runtime.folding.deciding import Deciding
+from infra.runtime.folding.projecting import Projecting
+from infra.runtime.folding.read_models import read_model
+from infra.runtime.folding.stepping import Stepping
+from infra.runtime.messages.codec import Codec
+from infra.runtime.messages.vault import Vault
 from infra.settings import Settings
 
 
@@ -45,7 +45,7 @@ class Engine:
             case DeciderWiring():
                 return 1, lambda: Deciding(wiring, self.codec)
             case EffectWiring():
-                return 1, lambda: Intake(wiring)
+                return 1, lambda: Recording(wiring)
             case SagaWiring():
                 return 1, lambda: Stepping(wiring, self.codec)
             case ProjectionWiring():

@@ -69,10 +69,10 @@ def test_everything_public_says_what_it_means(package: str) -> None:
         ("infra.kafka.reader", ""),
         ("infra.kafka.reader.Reader", "The reader class."),
         ("infra.kafka.reader.Reader.bounds", "Gets the bounds."),
-        ("infra.runtime.batch.Batcher.__init__", "Initialize the batcher."),
-        ("infra.runtime.outbox.check_size", "Checks sizes."),
+        ("infra.runtime.consuming.batch.Batcher.__init__", "Initialize the batcher."),
+        ("infra.runtime.publishing.outbox.check_size", "Checks sizes."),
         ("infra.runtime.utils", "Various utility functions."),
-        ("infra.runtime.vault.Vault.seal", "TODO"),
+        ("infra.runtime.messages.vault.Vault.seal", "TODO"),
     ],
 )
 def test_empty_words_are_noticed(name: str, text: str | None) -> None:

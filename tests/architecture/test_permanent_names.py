@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from events import KeyMark, marked
 from infra.kafka.admin import PARTITIONS
 from infra.runtime.catalog import Catalog, discover
-from infra.runtime.read_models import read_model
+from infra.runtime.folding.read_models import read_model
 from sagas import Ended
 
 REQUIRED = "required"

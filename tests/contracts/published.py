@@ -14,7 +14,7 @@ from typing import Any
 from events import PersonalMark, SubjectMark, marked
 from infra.contracts.catalogue import catalogue
 from infra.runtime.catalog import discover
-from infra.runtime.signatures import key_field
+from infra.runtime.catalog.signatures import key_field
 from tests.contracts.compatibility import Change, compare
 
 Snapshot = dict[str, Any]

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from infra.runtime.envelope import Record
+from infra.kafka.record import Record
 
 RECORDED = Path(__file__).parent / "recorded"
 APPENDED_MS = 1_767_600_000_000

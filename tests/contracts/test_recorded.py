@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from events import Message, Past
+from infra.errors import Unacceptable
 from infra.runtime.catalog import discover
-from infra.runtime.codec import Codec
-from infra.runtime.envelope import open_record
-from infra.runtime.errors import Unacceptable
+from infra.runtime.messages.codec import Codec
+from infra.runtime.messages.envelope import open_record
 from tests.contracts.published import published
 from tests.contracts.recordings import Recording, recordings
 
 if TYPE_CHECKING:
-    from infra.runtime.vault import Vault
+    from infra.runtime.messages.vault import Vault
 
 RECORDINGS = recordings()
 WANTED = sorted(name for name, it in published().items() if it["public"])

@@ -12,13 +12,13 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from events import Message
+from infra.kafka.record import Place, Record
 from infra.postgres.database import Connection
-from infra.runtime import effects
-from infra.runtime.batch import Batcher, Counts, Place, Position
-from infra.runtime.codec import Incoming, Rejected
-from infra.runtime.deciding import flattened
-from infra.runtime.effects import Lanes, Leased
-from infra.runtime.envelope import Record
+from infra.runtime.consuming.batch import Batcher, Counts, Position
+from infra.runtime.effects.lanes import Lanes, Leased
+from infra.runtime.effects.lanes import lanes as effects
+from infra.runtime.folding.injection import flattened
+from infra.runtime.messages.codec import Incoming, Rejected
 
 
 def hurried() -> None:
@@ -83,7 +83,7 @@ def careless() -> None:
 
 def impatient() -> None:
     """Deadlines fire whatever lies unread in the log."""
-    from infra.runtime.deadlines import Deadlines
+    from infra.runtime.running.deadlines import Deadlines
 
     async def consumed(_: Deadlines, __: dict[Place, int]) -> bool:
         return True

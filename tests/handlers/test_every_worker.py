@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from handlers import Aggregate, Local
 from infra.runtime.catalog import discover
-from infra.runtime.signatures import Signature, ViewOf
+from infra.runtime.catalog.signatures import Signature, ViewOf
 from tests.given import assert_serialises
 from tests.strategies import of
 

@@ -166,9 +166,9 @@ def test_asyncapi_needs_no_running_platform() -> None:
 
 
 def test_a_parameter_may_not_take_the_name_of_one_of_ours(api: Running) -> None:
+    from infra.errors import WiringError
     from infra.http.reads import parameters_of
-    from infra.runtime.errors import WiringError
-    from infra.runtime.reading import Question
+    from infra.runtime.asking.questions import Question
     from projections import Query
     from projections.customer_spend import Spend
 

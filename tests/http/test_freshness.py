@@ -12,7 +12,7 @@ from uuid import uuid4
 
 import httpx
 
-from infra.runtime.freshness import BEHIND_S, Part, Process, engine_report, wrong_with
+from infra.runtime.asking.freshness import BEHIND_S, Part, Process, engine_report, wrong_with
 from tests.http.running import Running
 from tests.http.test_ways_in import headers, paid
 

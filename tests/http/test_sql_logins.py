@@ -9,7 +9,7 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from infra.runtime.logins import CONNECTIONS, ensure_login, role_of, withdraw_login
+from infra.runtime.operating.logins import CONNECTIONS, ensure_login, role_of, withdraw_login
 from tests.http.running import Running
 from tests.http.test_ways_out import send
 

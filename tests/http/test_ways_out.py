@@ -14,10 +14,10 @@ import httpx
 import pytest
 from confluent_kafka import Producer
 
+from infra.errors import Unacceptable
 from infra.http.authentication import Role
-from infra.runtime.errors import Unacceptable
-from infra.runtime.reading import MAX_LIMIT
-from infra.runtime.tokens import Token, parse_token
+from infra.runtime.asking.questions import MAX_LIMIT
+from infra.runtime.intake.tokens import Token, parse_token
 from tests.http.running import Running, eventually
 from tests.http.test_ways_in import OPEN, opening, paid
 

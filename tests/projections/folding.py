@@ -7,7 +7,7 @@ from typing import Any
 
 from events import KeyMark, Message, marked, type_of
 from infra.runtime.catalog import ProjectionWiring, discover
-from infra.runtime.signatures import META, NOW
+from infra.runtime.catalog.signatures import META, NOW
 from projections import Row
 from tests.given import META_OF_TESTS, NOON, assert_serialises
 

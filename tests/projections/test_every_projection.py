@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from events import Key, KeyMark, PersonId, marked
 from events.payments import PaymentCompleted
 from infra.runtime.catalog import FoldWiring, ProjectionWiring, discover
-from infra.runtime.signatures import read
+from infra.runtime.catalog.signatures import read
 from projections import Projection, Query, Row
 from tests.projections.folding import folded
 from tests.strategies import any_of, interleaved

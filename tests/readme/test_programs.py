@@ -19,14 +19,15 @@ from events.identity import UserVerified
 from events.payments import PaymentCompleted
 from infra.embedded.process import ROOT, surroundings
 from infra.kafka.admin import Admin
+from infra.kafka.record import Record
 from infra.runtime.catalog import discover
-from infra.runtime.codec import Codec
-from infra.runtime.envelope import Envelope, Record, open_record
+from infra.runtime.messages.codec import Codec
+from infra.runtime.messages.envelope import Envelope, open_record
 from tests.readme.blocks import block, blocks
 
 if TYPE_CHECKING:
     from events import Message
-    from infra.runtime.vault import Vault
+    from infra.runtime.messages.vault import Vault
     from infra.settings import Settings
 
 TOPIC = "identity.inbound"

@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from infra.runtime.identity import source_of
+from infra.runtime.messages.ids import source_of
 from tests.shop.bench import NOON, TENANT, Bench, fact_types
 from tests.shop.events import Close, Closed, Counted, Filled, Grab, Join, Move, Pay, Put, Smuggle, Split
 from tests.shop.handlers import BROKEN, broken
@@ -114,7 +114,7 @@ async def test_later_messages_of_a_parked_key_queue_behind_it_and_others_flow(be
 async def test_redrive_goes_in_order_and_frees_the_key_at_its_end(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from infra.runtime.repair import NotFirst, StillFails
+    from infra.runtime.operating.parked import NotFirst, StillFails
 
     basket = uuid4()
     for amount in (BROKEN, 2, 3):
@@ -144,7 +144,7 @@ async def test_redrive_goes_in_order_and_frees_the_key_at_its_end(
 
 
 async def test_a_discarded_message_lets_those_behind_it_go(bench: Bench) -> None:
-    from infra.runtime import repair
+    from infra.runtime.operating import parked as repair
 
     basket = uuid4()
     for amount in (BROKEN, 2):
@@ -181,7 +181,7 @@ async def test_what_fails_the_contract_on_inbound_is_parked_alone_and_blocks_not
 async def test_a_repaired_record_does_not_overtake_what_its_key_waits_for(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from infra.runtime.repair import NotFirst
+    from infra.runtime.operating.parked import NotFirst
 
     basket = uuid4()
     await bench.deliver("shop", await bench.of(Put(basket_id=basket, amount=BROKEN), topic=COMMANDS))
@@ -219,7 +219,7 @@ async def test_any_key_can_be_parked(bench: Bench, key: bytes) -> None:
 )
 @pytest.mark.parametrize("topic", [IN, COMMANDS])
 async def test_odd_records_are_parked_byte_by_byte(bench: Bench, topic: str, value: bytes | None, reason: str) -> None:
-    from infra.runtime import repair
+    from infra.runtime.operating import parked as repair
 
     odd = replace(await bench.of(Put(basket_id=uuid4(), amount=1), topic=topic), value=value)
     odd = replace(odd, headers=[*odd.headers, ("null", None), ("raw", b"\xff\0")])
@@ -275,7 +275,7 @@ async def test_an_output_that_is_too_large_is_refused_where_it_is_made(bench: Be
 async def test_what_the_database_refuses_on_redrive_stays_parked_with_the_reason(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from infra.runtime.repair import StillFails
+    from infra.runtime.operating.parked import StillFails
 
     monkeypatch.setitem(broken, "while", True)
     await bench.deliver("shop", await bench.of(Put(basket_id=uuid4(), amount=BROKEN, padding=1_100_000), topic=IN))

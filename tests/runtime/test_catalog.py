@@ -9,8 +9,8 @@ from types import ModuleType
 
 import pytest
 
+from infra.errors import WiringError
 from infra.runtime.catalog import Catalog, discover
-from infra.runtime.errors import WiringError
 from tests.shop.bench import shop, wire
 
 HEADER = """

@@ -14,13 +14,13 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from infra.kafka.record import Place, Record
 from infra.postgres.database import TRANSIENT, Connection
 from infra.postgres.database import Row as Stored
-from infra.runtime import streams as streaming
-from infra.runtime.batch import Batcher, Outrun, Place, Position
-from infra.runtime.codec import Incoming
-from infra.runtime.envelope import Record
-from infra.runtime.read_models import ReadModel
+from infra.runtime.consuming.batch import Batcher, Outrun, Position
+from infra.runtime.folding import streams as streaming
+from infra.runtime.folding.read_models import ReadModel
+from infra.runtime.messages.codec import Incoming
 from infra.settings import Settings
 from tests.shop.bench import Bench, emptied, opened
 from tests.shop.events import Counted, Filled, Join, Put
@@ -304,7 +304,7 @@ async def repaired(monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[None]:
 async def test_a_parked_key_is_redriven_while_traffic_goes_on_and_keeps_its_order(
     benches: list[Bench], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from infra.runtime.repair import NotFirst
+    from infra.runtime.operating.parked import NotFirst
     from tests.shop.handlers import BROKEN
 
     live, operator = benches

@@ -14,12 +14,12 @@ import pytest
 
 from events import Message
 from handlers import OutcomeUnknown, Unavailable
-from infra.runtime import effects as effecting
-from infra.runtime import unknowns
 from infra.runtime.catalog import EffectWiring
-from infra.runtime.deciding import flattened
-from infra.runtime.effects import Lanes, Leased
-from infra.runtime.wakeup import Wakeups
+from infra.runtime.effects.lanes import Lanes, Leased
+from infra.runtime.effects.lanes import lanes as effecting
+from infra.runtime.folding.injection import flattened
+from infra.runtime.operating import unknowns
+from infra.runtime.publishing.wakeup import Wakeups
 from tests.shop.bench import Bench, fact_types
 from tests.shop.events import Ship
 from tests.shop.handlers import Carrier

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from infra.runtime.envelope import Envelope, Header, Record, open_record
-from infra.runtime.errors import Unacceptable
+from infra.errors import Unacceptable
+from infra.kafka.record import Header, Record
+from infra.runtime.messages.envelope import Envelope, open_record
 
 AT = datetime(2026, 5, 4, 12, tzinfo=UTC)
 REQUIRED: dict[str, bytes | None] = {
@@ -216,5 +217,5 @@ def test_the_fast_way_and_the_thorough_way_agree_on_our_own_records(
             return refused.reason
 
     fast = read()
-    with patch("infra.runtime.envelope._as_relayed", lambda _: None):
+    with patch("infra.runtime.messages.envelope._as_relayed", lambda _: None):
         assert fast == read()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infra.runtime.identity import derived_id, inbox_key, payload_hash
+from infra.runtime.messages.ids import derived_id, inbox_key, payload_hash
 
 PARTS = ("payments", "acme", "crm", "message-1", "0")
 

@@ -11,10 +11,10 @@ from uuid import UUID, uuid4
 import pytest
 
 from events import Erased, erased
-from infra.runtime.codec import Incoming, shape_of
-from infra.runtime.envelope import Record
-from infra.runtime.errors import Unacceptable
-from infra.runtime.vault import CACHE_SECONDS, Vault
+from infra.errors import Unacceptable
+from infra.kafka.record import Record
+from infra.runtime.messages.codec import Incoming, shape_of
+from infra.runtime.messages.vault import CACHE_SECONDS, Vault
 from tests.shop.bench import TENANT, Bench
 from tests.shop.events import Join, Joined
 from tests.shop.handlers import Member
@@ -118,7 +118,7 @@ async def test_another_process_forgets_a_destroyed_key_within_a_minute(
     await other.warm([subject], create=False)
     assert other.unseal(subject, "f", sealed) == "ada"
     later = time.monotonic() + CACHE_SECONDS + 1
-    monkeypatch.setattr("infra.runtime.vault.time.monotonic", lambda: later)
+    monkeypatch.setattr("infra.runtime.messages.vault.time.monotonic", lambda: later)
     await other.warm([subject], create=False)
     assert other.unseal(subject, "f", sealed) == {"erased": True}
     assert CACHE_SECONDS <= 60
@@ -127,7 +127,7 @@ async def test_another_process_forgets_a_destroyed_key_within_a_minute(
 async def test_keys_are_read_on_a_machine_that_has_just_started(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("infra.runtime.vault.time.monotonic", lambda: 1.0)
+    monkeypatch.setattr("infra.runtime.messages.vault.time.monotonic", lambda: 1.0)
     vault = await fresh_vault(bench)
     await vault.warm([(TENANT, "p")], create=True)
     assert vault.unseal((TENANT, "p"), "f", vault.seal((TENANT, "p"), "f", 5)) == 5

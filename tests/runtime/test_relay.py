@@ -12,12 +12,12 @@ import pytest
 from confluent_kafka import Consumer, TopicPartition
 
 from infra.kafka.writer import Sendable, Written
-from infra.runtime import outbox
-from infra.runtime import relay as relaying
-from infra.runtime.envelope import Envelope
-from infra.runtime.outbox import Outgoing
-from infra.runtime.relay import Relay
-from infra.runtime.wakeup import Wakeups
+from infra.runtime.messages.envelope import Envelope
+from infra.runtime.publishing import outbox
+from infra.runtime.publishing import relay as relaying
+from infra.runtime.publishing.outbox import Outgoing
+from infra.runtime.publishing.relay import Relay
+from infra.runtime.publishing.wakeup import Wakeups
 from infra.settings import Settings
 from tests.shop.bench import NOON, TENANT, Bench
 

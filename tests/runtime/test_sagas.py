@@ -8,10 +8,10 @@ from typing import cast
 from uuid import UUID, uuid4
 
 from infra.kafka.admin import Admin, Topic
-from infra.runtime.batch import Place
+from infra.kafka.record import Place
 from infra.runtime.catalog import SagaWiring
-from infra.runtime.deadlines import Deadlines
-from infra.runtime.wakeup import Wakeups
+from infra.runtime.publishing.wakeup import Wakeups
+from infra.runtime.running.deadlines import Deadlines
 from tests.shop.bench import TENANT, Bench, fact_types
 from tests.shop.events import Paid, Recalled, Sent
 

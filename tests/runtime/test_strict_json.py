@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from infra.runtime.errors import Unacceptable
-from infra.runtime.strict_json import MAX_DEPTH, parse
+from infra.errors import Unacceptable
+from infra.runtime.messages.strict_json import MAX_DEPTH, parse
 
 REFUSED = {
     "not UTF-8": (b'{"a": "\xff"}', "not_utf8"),
@@ -79,7 +79,7 @@ def test_everything_else_is_read_as_it_is(value: object, escaped: bool) -> None:
 
 
 @settings(max_examples=200)
-@given(st.binary(max_size=60) | st.text("{}[]\",:0123456789-eE.\\untrfals ", max_size=60).map(str.encode))
+@given(st.binary(max_size=60) | st.text('{}[]",:0123456789-eE.\\untrfals ', max_size=60).map(str.encode))
 def test_no_bytes_raise_anything_but_a_refusal(value: bytes) -> None:
     try:
         parse(value)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infra.runtime.catalog import SagaWiring, discover
-from infra.runtime.signatures import META, NEW_ID, NOW, Signature
+from infra.runtime.catalog.signatures import META, NEW_ID, NOW, Signature
 from sagas import Ended, State, Step, Stuck
 from tests.given import META_OF_TESTS, NOON, assert_serialises, ids_from
 from tests.strategies import of

@@ -29,16 +29,17 @@ import tests.shop.handlers
 import tests.shop.projections
 import tests.shop.sagas
 from events import Message
+from infra.kafka.record import Header, Place, Record
 from infra.migrations.read_models import ensure_read_models
 from infra.migrations.schemas import ensure_schemas
 from infra.postgres.database import Database
 from infra.runtime import catalog as cataloguing
-from infra.runtime import repair
-from infra.runtime.batch import Batcher, Counts, Place, Position
 from infra.runtime.catalog import Catalog, discover, message_types
+from infra.runtime.consuming.batch import Batcher, Counts, Position
 from infra.runtime.engine import Engine, open_engine
-from infra.runtime.envelope import Envelope, Header, Record
-from infra.runtime.identity import source_of
+from infra.runtime.messages.envelope import Envelope
+from infra.runtime.messages.ids import source_of
+from infra.runtime.operating import parked as repair
 from infra.settings import Settings
 
 NOON = datetime(2026, 5, 4, 12, tzinfo=UTC)

@@ -15,12 +15,12 @@ import projections
 import sagas
 from events import Message, type_of
 from handlers import Worker
+from infra.errors import WiringError
 from infra.runtime.catalog.message_types import Contract, StateModel, contracts, modules, state_model
 from infra.runtime.catalog.projection_wiring import FoldWiring, ProjectionWiring, snake, wire_projection
 from infra.runtime.catalog.saga_wiring import SagaWiring, wire_saga
+from infra.runtime.catalog.signatures import where
 from infra.runtime.catalog.worker_wiring import DeciderWiring, EffectWiring, wire_effects, wire_worker
-from infra.runtime.errors import WiringError
-from infra.runtime.signatures import where
 from projections import Projection
 from sagas import Saga
 

@@ -25,8 +25,8 @@ from events import (
     marked,
     type_of,
 )
-from infra.runtime.errors import WiringError
-from infra.runtime.signatures import Signature, key_field, where
+from infra.errors import WiringError
+from infra.runtime.catalog.signatures import Signature, key_field, where
 
 Kind = Literal["event", "refusal", "command"]
 

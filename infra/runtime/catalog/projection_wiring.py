@@ -9,9 +9,9 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from events import KeyMark, marked
+from infra.errors import WiringError
 from infra.runtime.catalog.message_types import Contract, consumed
-from infra.runtime.errors import WiringError
-from infra.runtime.signatures import Function, Signature, classes, read, where
+from infra.runtime.catalog.signatures import Function, Signature, classes, read, where
 from projections import Projection, Query, Row
 
 

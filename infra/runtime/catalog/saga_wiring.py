@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from events import Event, type_of
+from infra.errors import WiringError
 from infra.runtime.catalog.message_types import Contract
-from infra.runtime.errors import WiringError
-from infra.runtime.signatures import Function, Signature, read, where
+from infra.runtime.catalog.signatures import Function, Signature, read, where
 from sagas import Saga, State
 
 

@@ -8,9 +8,9 @@ from typing import Literal
 
 from events import type_of
 from handlers import Aggregate, Local, Worker
+from infra.errors import WiringError
 from infra.runtime.catalog.message_types import Contract, StateModel, consumed, state_model
-from infra.runtime.errors import WiringError
-from infra.runtime.signatures import HeldBy, Of, Signature, ViewOf, key_field, read, where
+from infra.runtime.catalog.signatures import HeldBy, Of, Signature, ViewOf, key_field, read, where
 
 Grouped = dict[str, tuple[Signature, ...]]
 

@@ -1,0 +1,1 @@
+"""What people ask: the read models, and how fresh everything is."""

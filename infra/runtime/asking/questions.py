@@ -1,0 +1,266 @@
+"""Answers the questions of read models: one SELECT over named columns, as a reader who sees one tenant's rows only.
+
+The tenant is set for the transaction, first of all in it, and row-level security does the rest. Pages follow a key, not
+a count, so that they never repeat or skip a row; the cursor is signed and fits one tenant and one question only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from functools import cache
+from typing import Any, Final
+from uuid import UUID
+
+import sqlalchemy as sa
+from pydantic_core import to_json
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects.postgresql import asyncpg as driver
+
+from infra.errors import Unacceptable
+from infra.postgres.database import Database
+from infra.postgres.database import Row as Stored
+from infra.runtime.catalog import ProjectionWiring
+from infra.runtime.folding.read_models import ReadModel, read_model
+from infra.runtime.messages.codec import Codec
+from projections import Contains, Query, Row, Since, Until
+
+MAX_LIMIT: Final = 1_000
+DEFAULT_LIMIT: Final = 100
+TIMEOUT: Final = "10s"
+SEALED: Final = {"sealed": True}
+"""What stands for a personal value that the reader may not see."""
+
+_TYPES: Final[dict[str, Any]] = {
+    "uuid": postgresql.UUID(as_uuid=True),
+    "text": sa.Text(),
+    "boolean": sa.Boolean(),
+    "bigint": sa.BigInteger(),
+    "timestamptz": sa.DateTime(timezone=True),
+    "date": sa.Date(),
+    "numeric": sa.Numeric(),
+    "jsonb": postgresql.JSONB(),
+}
+_DIALECT: Final = driver.dialect()  # type: ignore[no-untyped-call]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One published query with the rows that it asks for."""
+
+    model: ProjectionWiring
+    name: str
+    query: type[Query[Any]]
+    row: type[Row]
+
+    @property
+    def read_model(self) -> ReadModel:
+        """The rows as columns of their view."""
+        return _described(self.row, self.model.rows[self.row])
+
+    @property
+    def order(self) -> tuple[tuple[str, bool], ...]:
+        """The columns to sort by, each with whether it descends: the query's own, then the primary key."""
+        asked = [(name.lstrip("-"), name.startswith("-")) for name in self.query.order]
+        names = {name for name, _ in asked}
+        return (*asked, *((name, False) for name in self.read_model.key if name not in names))
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page of an answer."""
+
+    items: list[dict[str, Any]]
+    next: str | None
+    """The cursor of the next page; `None` on the last."""
+
+
+class Questions:
+    """Asks read models."""
+
+    def __init__(self, reader: Database, codec: Codec, master_key: bytes) -> None:
+        """Read over `reader` (role of schema `read`); `codec` opens personal values."""
+        self._reader = reader
+        self._codec = codec
+        self._secret = hmac.digest(master_key, b"triplane:cursors", hashlib.sha256)
+
+    async def ask(
+        self,
+        question: Question,
+        parameters: Query[Any],
+        *,
+        tenant: str,
+        limit: int,
+        cursor: str | None,
+        personal: bool,
+    ) -> Page:
+        """Answer `question` for `tenant` with at most `limit` rows; `personal` opens personal values.
+
+        Raises `Unacceptable` for a parameter that no row can match for its very form, and for a foreign cursor.
+        """
+        given = _given(question, parameters)
+        after = None if cursor is None else self._after(question, given, tenant, cursor)
+        statement, arguments = _compiled(_select(question, given, after, limit + 1))
+        async with self._reader.transaction() as tx:
+            # Another statement of this transaction could not widen what it sees.
+            await tx.execute(
+                """SELECT set_config('app.tenant', $1, true), set_config('transaction_read_only', 'on', true),
+                          set_config('statement_timeout', $2, true)""",
+                tenant,
+                TIMEOUT,
+            )
+            rows = await tx.fetch(statement, *arguments)
+        items = await self._items(question, tenant, rows[:limit], personal=personal)
+        more = len(rows) > limit
+        return Page(items, self._cursor(question, given, tenant, rows[limit - 1]) if more else None)
+
+    async def _items(
+        self, question: Question, tenant: str, rows: Sequence[Stored], *, personal: bool
+    ) -> list[dict[str, Any]]:
+        items = [question.read_model.to_data(row) for row in rows]
+        seal = self._codec.state_seal(question.row)
+        if seal is None:
+            return items
+        if not personal:
+            return [
+                {name: SEALED if name in seal.fields and it[name] is not None else it[name] for name in it}
+                for it in items
+            ]
+        await self._codec.vault.warm({seal.subject_in(tenant, it) for it in items}, create=False)
+        return [seal.open(self._codec.vault, tenant, it) for it in items]
+
+    # -- cursors ----------------------------------------------------------------------------------------------------
+
+    def _cursor(self, question: Question, given: dict[str, Any], tenant: str, last: Stored) -> str:
+        values = to_json([last[name] for name, _ in question.order])
+        return (
+            urlsafe_b64encode(self._signature(question, given, tenant, values) + values).decode().rstrip("=")
+        )
+
+    def _after(self, question: Question, given: dict[str, Any], tenant: str, cursor: str) -> list[Any]:
+        try:
+            raw = urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
+        except ValueError:
+            raw = b""
+        signature, values = raw[:16], raw[16:]
+        if not hmac.compare_digest(signature, self._signature(question, given, tenant, values)):
+            raise Unacceptable(
+                "cursor",
+                "cursor: fits another question, tenant or parameters; send the one of the last answer",
+            )
+        types = {column.name: column.sql for column in question.read_model.columns}
+        return [
+            _typed(types[name], value)
+            for (name, _), value in zip(question.order, json.loads(values), strict=True)
+        ]
+
+    def _signature(self, question: Question, given: dict[str, Any], tenant: str, values: bytes) -> bytes:
+        asked = to_json([question.model.name, question.name, tenant, given])
+        return hmac.digest(self._secret, asked + b"\0" + values, hashlib.sha256)[:16]
+
+
+def _given(question: Question, parameters: Query[Any]) -> dict[str, Any]:
+    """Give the parameters that filter, in their order; refuse what the database could not even compare."""
+    given: dict[str, Any] = {}
+    for name in question.query.model_fields:
+        value = getattr(parameters, name)
+        if value is None:
+            continue
+        if isinstance(value, datetime) and value.tzinfo is None:
+            raise Unacceptable("invalid_field", f"{name}: has no zone; send one such as 2026-05-04T12:30:00Z")
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise Unacceptable("invalid_field", f"{name}: out of range; send a number of at most 63 bits")
+        if isinstance(value, str) and "\0" in value:
+            raise Unacceptable("nul_character", f"{name}: holds the character U+0000; send it without")
+        given[name] = value
+    return given
+
+
+@cache
+def _described(row: type[Row], view: str) -> ReadModel:
+    return read_model(row, view, 0)
+
+
+@cache
+def _table(model: ReadModel) -> sa.TableClause:
+    columns = [
+        sa.column(column.name, sa.Text() if column.personal else _TYPES[column.sql])
+        for column in model.columns
+    ]
+    return sa.table(model.view, *columns, schema="read")
+
+
+def _select(question: Question, given: dict[str, Any], after: list[Any] | None, limit: int) -> sa.Select[Any]:
+    table = _table(question.read_model)
+    statement = sa.select(*table.columns).limit(limit)
+    for name, value in given.items():
+        statement = statement.where(_condition(table, question.query, name, value))
+    if after is not None:
+        statement = statement.where(_beyond(table, question.order, after))
+    order = [
+        table.c[name].desc() if descending else table.c[name].asc() for name, descending in question.order
+    ]
+    return statement.order_by(*order)
+
+
+def _condition(
+    table: sa.TableClause, query: type[Query[Any]], name: str, value: object
+) -> sa.ColumnElement[bool]:
+    for mark in query.model_fields[name].metadata:
+        match mark:
+            case Since(column):
+                return table.c[column] >= value
+            case Until(column):
+                return table.c[column] < value
+            case Contains(column):
+                return table.c[column].contains([value])
+            case _:
+                pass
+    return table.c[name] == value
+
+
+def _beyond(
+    table: sa.TableClause, order: tuple[tuple[str, bool], ...], after: list[Any]
+) -> sa.ColumnElement[bool]:
+    """Say which rows come after the given one; an empty value is the greatest, as PostgreSQL sorts it."""
+    alternatives: list[sa.ColumnElement[bool]] = []
+    equal: list[sa.ColumnElement[bool]] = []
+    for (name, descending), value in zip(order, after, strict=True):
+        column = table.c[name]
+        further: sa.ColumnElement[bool]
+        if value is None:
+            further = column.is_not(None) if descending else sa.false()
+        else:
+            further = column < value if descending else sa.or_(column > value, column.is_(None))
+        alternatives.append(sa.and_(*equal, further))
+        equal.append(column.is_(None) if value is None else column == value)
+    return sa.or_(*alternatives)
+
+
+def _compiled(statement: sa.Select[Any]) -> tuple[str, list[Any]]:
+    compiled = statement.compile(dialect=_DIALECT, compile_kwargs={"render_postcompile": True})
+    names: Sequence[str] = compiled.positiontup or ()
+    values = [compiled.params[name] for name in names]
+    return str(compiled), [json.dumps(value) if isinstance(value, list) else value for value in values]
+
+
+def _typed(sql: str, value: Any) -> Any:
+    if value is None:
+        return None
+    match sql:
+        case "uuid":
+            return UUID(value)
+        case "timestamptz":
+            return datetime.fromisoformat(value).astimezone(UTC)
+        case "date":
+            return datetime.fromisoformat(value).date()
+        case "numeric":
+            return Decimal(value)
+        case _:
+            return value

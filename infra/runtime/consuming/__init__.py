@@ -1,0 +1,1 @@
+"""From the topics into transactions: positions, batches, the inbox, and what is parked."""

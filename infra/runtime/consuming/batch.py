@@ -1,0 +1,292 @@
+"""One batch, one transaction: checkpoint, inbox, fold and every effect commit together or not at all.
+
+The checkpoint of each partition is advanced only from the offset that this process expects, under the epoch that it
+holds; a partition that another process has moved is dropped from the batch, and only that partition.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from operator import attrgetter
+from typing import Protocol
+from uuid import UUID
+
+import structlog
+
+from infra.errors import TriplaneError, Unacceptable
+from infra.kafka.record import Place, Record
+from infra.postgres.database import DATA, Connection, Database
+from infra.runtime.catalog import Wiring
+from infra.runtime.consuming import parking
+from infra.runtime.consuming.parking import Parked
+from infra.runtime.consuming.tenancy import Tenancy
+from infra.runtime.messages.codec import BREATHE_EVERY, Codec, Incoming, Rejected
+
+log = structlog.get_logger(__name__)
+
+
+
+class Folding(Protocol):
+    """What one kind of consumer does with a batch; one instance a batch."""
+
+    def keys(self, incoming: Incoming) -> tuple[str, ...]:
+        """Name the states that a message needs: it is parked under them, and waits behind what is parked there."""
+        ...
+
+    async def load(self, tx: Connection, batch: Sequence[Incoming]) -> None:
+        """Lock and load those states, in one global order."""
+        ...
+
+    def fold(self, incoming: Incoming) -> None:
+        """Fold one message in memory; when it raises, nothing of it remains."""
+        ...
+
+    async def save(self, tx: Connection) -> None:
+        """Write what has been folded, set-wise."""
+        ...
+
+
+@dataclass(slots=True)
+class Position:
+    """Where a partition stands for this process: the offset it expects and the epoch under which it may write."""
+
+    topic_id: UUID
+    next: int
+    epoch: int
+
+
+@dataclass(slots=True)
+class Counts:
+    """What came of a batch."""
+
+    applied: int = 0
+    duplicates: int = 0
+    parked: int = 0
+    skipped: int = 0
+    refused: Rejected | None = None
+    """Why a redriven message was not taken."""
+
+
+class Outrun(TriplaneError):
+    """Another process has written the same messages in the meantime: read what is committed, and go on from there."""
+
+
+CAUSED: tuple[type[BaseException], ...] = (*DATA, TriplaneError)
+"""What some message of a batch has caused: the culprit is found by halving, and parked."""
+
+_number: Callable[[UUID], int] = attrgetter("int")
+"""Sorts ids fast; sorted ids spare the inbox's index a fifth of its work."""
+
+
+class Batcher:
+    """Runs the batches of one consumer."""
+
+    def __init__(
+        self,
+        wiring: Wiring,
+        generation: int,
+        database: Database,
+        codec: Codec,
+        tenancy: Tenancy,
+        folding: Callable[[], Folding],
+    ) -> None:
+        """Write to `database` (the schema of the consumer) what `folding` makes of the messages."""
+        self.wiring = wiring
+        self.generation = generation
+        self.database = database
+        self.codec = codec
+        self.tenancy = tenancy
+        self._folding = folding
+
+    @property
+    def scope(self) -> parking.Scope:
+        """Whose checkpoints, inbox and parking it is."""
+        return self.wiring.name, self.generation
+
+    async def run(self, positions: dict[Place, Position], records: Sequence[Record]) -> tuple[Counts, set[Place]]:
+        """Commit a batch; give what came of it and the partitions that were lost to another process.
+
+        `positions` advances with the commit. A message that the database refuses is found by halving, and parked.
+        """
+        counts = Counts()
+        lost: set[Place] = set()
+        pending = [list(records)]
+        while pending:
+            part = pending.pop()
+            part = [record for record in part if (record.topic, record.partition) not in lost]
+            if not part:
+                continue
+            opened = await self.open(part)
+            try:
+                lost |= await self._commit(positions, part, opened, counts)
+            except Outrun:
+                raise
+            except CAUSED as refused:
+                if len(part) > 1:
+                    middle = len(part) // 2
+                    pending += [part[middle:], part[:middle]]
+                    continue
+                log.warning("parked by the database", consumer=self.wiring.name, error=str(refused))
+                opened = [self._refused(it, refused) for it in opened]
+                lost |= await self._commit(positions, part, opened, counts)
+        return counts, lost
+
+    async def open(self, records: Sequence[Record]) -> list[Incoming | Rejected]:
+        """Read records, and admit what comes from outside only for an active tenant."""
+        opened = await self.codec.open_all(self.wiring.name, self.generation, self.wiring.listens, records)
+        admitted: list[Incoming | Rejected] = []
+        for it in opened:
+            if isinstance(it, Incoming) and it.record.inbound:
+                try:
+                    await self.tenancy.admit(it.envelope.tenant)
+                except Unacceptable as wrong:
+                    admitted.append(Rejected(it.record, wrong.reason, wrong.detail, it.envelope))
+                    continue
+            admitted.append(it)
+        return admitted
+
+    async def _commit(
+        self,
+        positions: dict[Place, Position],
+        records: Sequence[Record],
+        opened: Sequence[Incoming | Rejected],
+        counts: Counts,
+    ) -> set[Place]:
+        ends: dict[Place, int] = {}
+        for record in records:
+            ends[record.topic, record.partition] = record.offset + 1
+        async with self.database.transaction() as tx:
+            held = await self._advance(tx, positions, ends)
+            lost = ends.keys() - held
+            mine = [it for it in opened if (it.record.topic, it.record.partition) not in lost]
+            done = await self.apply(tx, mine)
+        for place in held:
+            positions[place].next = ends[place]
+        counts.applied += done.applied
+        counts.duplicates += done.duplicates
+        counts.parked += done.parked
+        counts.skipped += len(records) - len(opened)
+        return lost
+
+    async def _advance(self, tx: Connection, positions: dict[Place, Position], ends: dict[Place, int]) -> set[Place]:
+        places = sorted(ends)
+        rows = await tx.fetch(
+            """UPDATE checkpoints c SET next_offset = n.next, updated_at = now()
+               FROM unnest($3::uuid[], $4::int[], $5::bigint[], $6::bigint[], $7::bigint[])
+                 AS n (topic_id, partition, expected, next, epoch)
+               WHERE c.consumer = $1 AND c.generation = $2 AND c.topic_id = n.topic_id AND c.partition = n.partition
+                 AND c.next_offset = n.expected AND c.epoch = n.epoch
+               RETURNING c.topic, c.partition""",
+            self.wiring.name,
+            self.generation,
+            [positions[place].topic_id for place in places],
+            [place[1] for place in places],
+            [positions[place].next for place in places],
+            [ends[place] for place in places],
+            [positions[place].epoch for place in places],
+        )
+        return {(row["topic"], row["partition"]) for row in rows}
+
+    async def apply(self, tx: Connection, opened: Sequence[Incoming | Rejected], *, redrive: bool = False) -> Counts:
+        """Fold messages in `tx`: duplicates are dropped, what cannot be folded is parked under its keys.
+
+        In a `redrive` nothing waits behind what is parked, as the caller holds the parked keys' locks, and nothing is
+        parked again: the counts say why it was refused.
+        """
+        counts = Counts()
+        folding = self._folding()
+        incoming = [it for it in opened if isinstance(it, Incoming)]
+        known = await self._known(tx, incoming)
+        keys = {id(it): self._keys_of(folding, it) for it in opened}
+        watched = {id(it): parking.watched(it, keys[id(it)]) for it in incoming}
+        blocked = set[str]() if redrive else await parking.blocked(tx, self.scope, {*chain(*keys.values(), *watched.values())})
+        await folding.load(
+            tx, [it for it in incoming if it.inbox not in known and not blocked.intersection(watched[id(it)])]
+        )
+        to_park: list[Parked] = []
+        applied: list[Incoming] = []
+        # In offset order: what is parked blocks what comes after it, never what came before.
+        for number, it in enumerate(opened, 1):
+            if number % BREATHE_EVERY == 0:
+                await asyncio.sleep(0)
+            if isinstance(it, Rejected):
+                to_park.append(Parked.of(it, keys[id(it)]))
+                blocked.update(keys[id(it)])
+                continue
+            before = known.get(it.inbox)
+            if before == it.hash:
+                counts.duplicates += 1
+                continue
+            if before is not None:
+                detail = "ce_id: was used before for another body; send a new id with a new message"
+                to_park.append(Parked.of(Rejected(it.record, "id_reuse", detail, it.envelope), ()))
+                continue
+            known[it.inbox] = it.hash
+            if blocked.intersection(watched[id(it)]):
+                waits = Rejected(it.record, "behind", "waits behind an earlier parked message of the same key", it.envelope)
+                to_park.append(Parked.of(waits, watched[id(it)]))
+                blocked.update(watched[id(it)])
+                continue
+            try:
+                folding.fold(it)
+            except Exception as raised:  # noqa: BLE001 - whatever a fold raises isolates its message
+                to_park.append(Parked.of(rejected_by(it, raised), keys[id(it)]))
+                blocked.update(keys[id(it)])
+            else:
+                applied.append(it)
+        counts.refused = to_park[0].rejected if redrive and to_park else None
+        await folding.save(tx)
+        await self._mark(tx, applied)
+        if not redrive:
+            await parking.park(tx, self.scope, self.codec.vault, to_park)
+        counts.applied, counts.parked = len(applied), len(to_park)
+        return counts
+
+    def watched(self, incoming: Incoming) -> tuple[str, ...]:
+        """Name everything behind which a message must wait."""
+        return parking.watched(incoming, self._keys_of(self._folding(), incoming))
+
+    @staticmethod
+    def _keys_of(folding: Folding, opened: Incoming | Rejected) -> tuple[str, ...]:
+        if isinstance(opened, Rejected):
+            return parking.keys_of_rejected(opened)
+        return tuple(parking.bounded(key) for key in folding.keys(opened))
+
+    def _refused(self, opened: Incoming | Rejected, refused: BaseException) -> Rejected:
+        """Say that the database did not take what came of a message; its states wait, as for a fold that raised."""
+        if isinstance(opened, Rejected):
+            return opened
+        reason, detail = "refused_by_database", f"{type(refused).__name__}: {refused}"
+        if isinstance(refused, Unacceptable):
+            reason, detail = refused.reason, refused.detail
+        keys = self._keys_of(self._folding(), opened)
+        return Rejected(opened.record, reason, detail, opened.envelope, keys)
+
+    async def _known(self, tx: Connection, incoming: Sequence[Incoming]) -> dict[UUID, int]:
+        if not incoming:
+            return {}
+        rows = await tx.fetch("SELECT key, payload FROM inbox WHERE key = ANY($1::uuid[])", sorted((it.inbox for it in incoming), key=_number))
+        return {row["key"]: row["payload"] for row in rows}
+
+    async def _mark(self, tx: Connection, applied: Sequence[Incoming]) -> None:
+        if not applied:
+            return
+        marks = sorted(((it.inbox, it.hash) for it in applied), key=lambda mark: _number(mark[0]))
+        status = await tx.execute(
+            "INSERT INTO inbox (key, payload) SELECT * FROM unnest($1::uuid[], $2::bigint[]) ON CONFLICT DO NOTHING",
+            [mark[0] for mark in marks],
+            [mark[1] for mark in marks],
+        )
+        if int(status.split()[-1]) != len(marks):
+            raise Outrun(f"{self.wiring.name}: another process has applied some of these messages")
+
+
+def rejected_by(incoming: Incoming, raised: BaseException) -> Rejected:
+    """Say why a fold did not take a message."""
+    if isinstance(raised, Unacceptable):
+        return Rejected(incoming.record, raised.reason, raised.detail, incoming.envelope)
+    log.error("a fold raised", type=incoming.envelope.type, id=incoming.envelope.id, exc_info=raised)
+    return Rejected(incoming.record, "fold_failed", f"{type(raised).__name__}: {raised}", incoming.envelope)

@@ -1,0 +1,1 @@
+"""What touches the outside: recorded in a batch, done in lanes, looked up before it is repeated."""

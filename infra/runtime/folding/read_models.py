@@ -1,0 +1,193 @@
+"""The tables of a read model: one a row class and generation, written by the engine, read through views in `read`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from decimal import Decimal
+from enum import Enum
+from typing import Any, Literal, cast, get_args, get_origin
+from uuid import UUID
+
+from pydantic import TypeAdapter
+
+from events import KeyMark, PersonalMark, marked
+from infra.errors import WiringError
+from infra.postgres.database import Connection
+from infra.postgres.database import Row as Stored
+from infra.runtime.catalog.signatures import classes
+from projections import Row
+
+_SCALARS: dict[type, str] = {
+    UUID: "uuid",
+    str: "text",
+    bool: "boolean",
+    int: "bigint",
+    datetime: "timestamptz",
+    date: "date",
+    Decimal: "numeric",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column: its SQL type, and whether it holds sealed text or a JSON document."""
+
+    name: str
+    sql: str
+    comment: str
+    personal: bool
+    document: TypeAdapter[Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class ReadModel:
+    """One row class as a table of one generation."""
+
+    row: type[Row]
+    view: str
+    generation: int
+    columns: tuple[Column, ...]
+    key: tuple[str, ...]
+    """The key columns, without the tenant, which always comes first."""
+
+    @property
+    def table(self) -> str:
+        """The table's name in schema `projections`."""
+        return f"{self.view}_g{self.generation}"
+
+    @property
+    def primary_key(self) -> tuple[str, ...]:
+        """Tenant and key columns."""
+        return ("tenant", *self.key)
+
+    def key_of(self, tenant: str, row: Row) -> tuple[Any, ...]:
+        """Give a row's primary key."""
+        return (tenant, *(getattr(row, name) for name in self.key))
+
+    @property
+    def _key_types(self) -> list[str]:
+        types = {column.name: column.sql for column in self.columns}
+        return ["text", *(types[name] for name in self.key)]
+
+    async def lock(self, tx: Connection, keys: Sequence[tuple[Any, ...]]) -> list[Stored]:
+        """Lock rows by primary key, made as skeletons where absent, and read them."""
+        names = ", ".join(f'"{name}"' for name in self.primary_key)
+        arrays = ", ".join(f"${index}::{sql}[]" for index, sql in enumerate(self._key_types, 1))
+        columns = [list(column) for column in zip(*keys, strict=True)]
+        await tx.execute(
+            f'INSERT INTO "{self.table}" ({names}) SELECT * FROM unnest({arrays}) ON CONFLICT DO NOTHING',  # noqa: S608 - names from the code
+            *columns,
+        )
+        return await tx.fetch(
+            f"""SELECT t.* FROM "{self.table}" t JOIN unnest({arrays}) AS w ({names}) USING ({names})
+                ORDER BY {", ".join(f't."{name}"::text COLLATE "C"' for name in self.primary_key)} FOR UPDATE OF t""",  # noqa: S608
+            *columns,
+        )
+
+    async def write(self, tx: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Write whole rows over their locked skeletons; each is tenant and then every column."""
+        if not rows:
+            return
+        typed = [("tenant", "text"), *((column.name, column.sql) for column in self.columns)]
+        names = ", ".join(f'"{name}"' for name, _ in typed)
+        arrays = ", ".join(
+            f"${index}::text[]" if sql == "jsonb" else f"${index}::{sql}[]" for index, (_, sql) in enumerate(typed, 1)
+        )
+        sets = ", ".join(
+            f'"{column.name}" = n."{column.name}"' + ("::jsonb" if column.sql == "jsonb" else "")
+            for column in self.columns
+            if column.name not in self.key
+        )
+        same = " AND ".join(f't."{name}" = n."{name}"' for name in self.primary_key)
+        await tx.execute(
+            f"""UPDATE "{self.table}" t SET {sets + ", " if sets else ""}_filled = true
+                FROM unnest({arrays}) AS n ({names}) WHERE {same}""",  # noqa: S608 - names from the code
+            *[list(column) for column in zip(*rows, strict=True)],
+        )
+
+    async def delete(self, tx: Connection, keys: Sequence[tuple[Any, ...]]) -> None:
+        """Take away locked rows."""
+        if not keys:
+            return
+        names = ", ".join(f'"{name}"' for name in self.primary_key)
+        arrays = ", ".join(f"${index}::{sql}[]" for index, sql in enumerate(self._key_types, 1))
+        same = " AND ".join(f't."{name}" = w."{name}"' for name in self.primary_key)
+        await tx.execute(
+            f'DELETE FROM "{self.table}" t USING unnest({arrays}) AS w ({names}) WHERE {same}',  # noqa: S608 - names from the code
+            *[list(column) for column in zip(*keys, strict=True)],
+        )
+
+    def row_values(self, data: dict[str, Any]) -> tuple[Any, ...]:
+        """Put a row's values, by column name, into column order."""
+        return tuple(
+            _text(column, data[column.name]) if column.document is not None or column.personal else data[column.name]
+            for column in self.columns
+        )
+
+    def to_data(self, stored: Stored) -> dict[str, Any]:
+        """Give a stored row's values by column name; sealed ones still sealed."""
+        found: dict[str, Any] = {}
+        for column in self.columns:
+            value = stored[column.name]
+            if column.personal and value is not None:
+                value = json.loads(value)
+            elif column.document is not None and value is not None:
+                value = column.document.validate_json(value)
+            found[column.name] = value
+        return found
+
+
+def _text(column: Column, value: Any) -> str | None:
+    if value is None:
+        return None
+    if column.personal:
+        return json.dumps(value)
+    assert column.document is not None
+    return column.document.dump_json(value).decode()
+
+
+def read_model(row: type[Row], view: str, generation: int) -> ReadModel:
+    """Describe the table of a row class; raise `WiringError` naming a field that is no column."""
+    personal = set(marked(row, PersonalMark))
+    columns = tuple(_column(row, name, personal=name in personal) for name in row.model_fields)
+    if not row.__doc__:
+        raise WiringError(f"{row.__module__}.{row.__name__}: needs a docstring; it becomes the view's comment")
+    return ReadModel(row, view, generation, columns, marked(row, KeyMark))
+
+
+def _column(row: type[Row], name: str, *, personal: bool) -> Column:
+    field = row.model_fields[name]
+    place = f"{row.__module__}.{row.__name__}.{name}"
+    if not field.description:
+        raise WiringError(f"{place}: needs a docstring below it; it becomes the column's comment")
+    if name == "tenant" or name.startswith("_"):
+        raise WiringError(f"{place}: the name is taken by the engine; the tenant is part of every row by itself")
+    if personal:
+        comment = f"{field.description} Personal: encrypted here, readable by HTTP with the right role."
+        return Column(name, "text", comment, personal=True, document=None)
+    sql = _sql(field.annotation)
+    document: TypeAdapter[Any] | None = TypeAdapter(cast("type[Any]", field.annotation)) if sql == "jsonb" else None
+    return Column(name, sql, field.description, personal=False, document=document)
+
+
+def _sql(annotation: object) -> str:
+    origin = get_origin(annotation)
+    if origin is Literal:
+        return "text"
+    if origin in {list, tuple, dict, set, frozenset}:
+        return "jsonb"
+    if origin is not None:
+        inner = {_sql(it) for it in get_args(annotation) if it is not type(None)}
+        return inner.pop() if len(inner) == 1 else "jsonb"
+    supertype = getattr(annotation, "__supertype__", None)
+    if supertype is not None:
+        return _sql(supertype)
+    for kind in classes(annotation):
+        if kind in _SCALARS:
+            return _SCALARS[kind]
+        if issubclass(kind, Enum):
+            return "text"
+    return "jsonb"

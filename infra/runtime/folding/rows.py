@@ -1,0 +1,50 @@
+"""Rows of read models between memory and their tables: personal columns are sealed on the way out, unsealed on the way in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from events import Erased, erased
+from infra.postgres.database import Row as Stored
+from infra.runtime.folding.read_models import ReadModel
+from infra.runtime.messages.codec import Codec, Seal
+from projections import Row
+
+
+async def load_rows(codec: Codec, model: ReadModel, stored: Sequence[Stored]) -> dict[tuple[Any, ...], Row | None]:
+    """Read rows of a read model by their primary key; a skeleton is `None`."""
+    seal = codec.state_seal(model.row)
+    data = [(row["tenant"], model.to_data(row) if row["_filled"] else None) for row in stored]
+    keys = [tuple(row[name] for name in model.primary_key) for row in stored]
+    if seal is not None:
+        await codec.vault.warm({seal.subject_in(tenant, it) for tenant, it in data if it is not None}, create=False)
+        data = [
+            (tenant, None if it is None else _unsealed(codec, seal, tenant, it)) for tenant, it in data
+        ]
+    return {
+        key: None if it is None else model.row.model_construct(**it) for key, (_, it) in zip(keys, data, strict=True)
+    }
+
+
+def _unsealed(codec: Codec, seal: Seal, tenant: str, data: dict[str, Any]) -> dict[str, Any]:
+    opened = seal.open(codec.vault, tenant, data)
+    return {name: erased if value == {"erased": True} else value for name, value in opened.items()}
+
+
+async def dump_rows(codec: Codec, model: ReadModel, rows: Sequence[tuple[str, Row]]) -> list[tuple[Any, ...]]:
+    """Write rows, each `(tenant, row)`, as values in column order, the tenant first."""
+    seal = codec.state_seal(model.row)
+    if seal is not None:
+        subjects = {subject for tenant, row in rows if (subject := codec.state_subject(tenant, row)) is not None}
+        await codec.vault.warm(subjects, create=True)
+    values = []
+    for tenant, row in rows:
+        data = dict(row)
+        if seal is not None:
+            for name in seal.fields:
+                if isinstance(data[name], Erased):
+                    data[name] = {"erased": True}
+            data = seal.close(codec.vault, tenant, data)
+        values.append((tenant, *model.row_values(data)))
+    return values

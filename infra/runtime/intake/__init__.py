@@ -1,0 +1,1 @@
+"""What comes in other than by Kafka, and what became of it."""

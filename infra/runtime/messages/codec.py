@@ -1,0 +1,269 @@
+"""Bytes to messages and back: versions are upcast on read, personal values sealed on write and unsealed on read."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from hashlib import blake2b
+from typing import Any, Final, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import from_json, to_json
+
+from events import Message, Past, PersonalMark, SubjectMark, marked
+from infra.errors import Unacceptable
+from infra.kafka.record import Record
+from infra.runtime.catalog import Catalog, Contract
+from infra.runtime.catalog.signatures import classes
+from infra.runtime.messages import strict_json
+from infra.runtime.messages.envelope import Envelope, open_record
+from infra.runtime.messages.ids import inbox_key, payload_hash
+from infra.runtime.messages.vault import Subject, Vault
+
+M = TypeVar("M", bound=BaseModel)
+
+BREATHE_EVERY: Final = 100
+"""After so many messages the event loop gets a turn: relays and heartbeats share it with long batches."""
+
+
+@dataclass(slots=True)
+class Incoming:
+    """A message ready to be folded, with the record it came in."""
+
+    record: Record
+    envelope: Envelope
+    contract: Contract
+    message: Message
+    key: str
+    """The value of the message's `Key` field, as text."""
+    inbox: Any
+    hash: int
+
+
+@dataclass(slots=True)
+class Rejected:
+    """A record that cannot be taken in: it is parked byte-exact under its keys, with the reason."""
+
+    record: Record
+    reason: str
+    detail: str
+    envelope: Envelope | None = None
+    keys: tuple[str, ...] = ()
+    """The states that it needs, where they are known."""
+
+
+@dataclass(slots=True, frozen=True)
+class Seal:
+    """Which fields of a model are personal, and whose: a sealed model is one JSON object like any other."""
+
+    name: str
+    fields: tuple[str, ...]
+    subject: str
+
+    def subject_in(self, tenant: str, data: dict[str, Any]) -> Subject:
+        """Name the subject that a JSON object is about."""
+        return tenant, str(data.get(self.subject))
+
+    def close(self, vault: Vault, tenant: str, data: dict[str, Any]) -> dict[str, Any]:
+        """Seal the personal fields of a JSON object."""
+        subject = self.subject_in(tenant, data)
+        for name in self.fields:
+            if data.get(name) is not None and data[name] != {"erased": True}:
+                data[name] = vault.seal(subject, f"{self.name}.{name}", data[name])
+        return data
+
+    def open(self, vault: Vault, tenant: str, data: dict[str, Any]) -> dict[str, Any]:
+        """Unseal the personal fields of a JSON object."""
+        subject = self.subject_in(tenant, data)
+        for name in self.fields:
+            if name in data:
+                data[name] = vault.unseal(subject, f"{self.name}.{name}", data[name])
+        return data
+
+
+def seal_of(model: type[BaseModel], name: str) -> Seal | None:
+    """Say what is personal in `model`; `None` when nothing is. `name` binds the ciphertext to its kind."""
+    fields = marked(model, PersonalMark)
+    return Seal(name, fields, marked(model, SubjectMark)[0]) if fields else None
+
+
+@cache
+def shape_of(model: type[BaseModel]) -> int:
+    """Give a signed 64-bit hash of a state's fields and their parts; a snapshot of another shape is folded anew from its events."""
+    fields = sorted(f"{name}:{field.annotation}={field.default!r}" for name, field in model.model_fields.items())
+    parts = {it for field in model.model_fields.values() for it in classes(field.annotation) if issubclass(it, BaseModel)}
+    fields += sorted(f"{part.__name__}={shape_of(part)}" for part in parts if part is not model)
+    return int.from_bytes(blake2b("\n".join(fields).encode(), digest_size=8).digest(), "big", signed=True)
+
+
+class Codec:
+    """Reads and writes every message and state of a catalogue."""
+
+    def __init__(self, catalog: Catalog, vault: Vault) -> None:
+        """Seal with the keys of `vault`."""
+        self.catalog = catalog
+        self.vault = vault
+        self._message_seals = {
+            (name, version): seal_of(model, name)
+            for name, contract in catalog.contracts.items()
+            for version, model in contract.versions.items()
+        }
+        self._state_seals: dict[type[BaseModel], Seal | None] = {}
+
+    # -- messages ---------------------------------------------------------------------------------------------------
+
+    async def open_all(
+        self, consumer: str, generation: int, listens: frozenset[str], records: Iterable[Record]
+    ) -> list[Incoming | Rejected]:
+        """Read the records that `listens` concerns; what cannot be read is `Rejected`, with the field named."""
+        opened: list[tuple[Record, Envelope, bytes] | Rejected] = []
+        subjects: set[Subject] = set()
+        for record in records:
+            if not record.inbound and self._strange(record.type, listens):
+                continue
+            try:
+                envelope, body = open_record(record)
+            except Unacceptable as wrong:
+                opened.append(Rejected(record, wrong.reason, wrong.detail))
+                continue
+            try:
+                contract = self.contract_of(record.topic, envelope)
+                if contract.name not in listens:
+                    continue
+                seal = self._message_seals[contract.name, envelope.version]
+                if seal is not None and not record.inbound:
+                    subjects.add(seal.subject_in(envelope.tenant, _object(body)))
+            except Unacceptable as wrong:
+                opened.append(Rejected(record, wrong.reason, wrong.detail, envelope))
+                continue
+            opened.append((record, envelope, body))
+        if subjects:
+            await self.vault.warm(subjects, create=False)
+        found: list[Incoming | Rejected] = []
+        for number, it in enumerate(opened, 1):
+            found.append(it if isinstance(it, Rejected) else self._open(consumer, generation, *it))
+            if number % BREATHE_EVERY == 0:
+                await asyncio.sleep(0)
+        return found
+
+    def _strange(self, kind: str | None, listens: frozenset[str]) -> bool:
+        """Whether a record is of a known type that this consumer does not listen to: most are, so look no further."""
+        return kind is not None and kind not in listens and kind in self.catalog.contracts
+
+    def contract_of(self, topic: str, envelope: Envelope) -> Contract:
+        """Find the contract of a message on `topic`; raise `Unacceptable` where it does not belong there."""
+        inbound = topic.endswith(".inbound")
+        contract = self.catalog.contracts.get(envelope.type)
+        if contract is None:
+            raise Unacceptable("unknown_type", f"ce_type: {envelope.type!r} is no message of this platform; see the catalogue")
+        home = f"{contract.context}.inbound" if inbound else contract.topic
+        if topic != home:
+            raise Unacceptable("wrong_topic", f"ce_type: {contract.name} belongs on {home}")
+        if envelope.version not in contract.versions:
+            known = ", ".join(str(version) for version in sorted(contract.versions))
+            raise Unacceptable(
+                "unknown_version", f"ce_dataschema: version {envelope.version} of {contract.name} is unknown; known: {known}"
+            )
+        if inbound and not contract.public:
+            raise Unacceptable("not_public", f"ce_type: {contract.name} is not taken from outside")
+        return contract
+
+    def _open(self, consumer: str, generation: int, record: Record, envelope: Envelope, body: bytes) -> Incoming | Rejected:
+        contract = self.catalog.contracts[envelope.type]
+        try:
+            message = self.decode(contract, envelope, body, trusted=not record.inbound)
+        except Unacceptable as wrong:
+            return Rejected(record, wrong.reason, wrong.detail, envelope)
+        key = str(getattr(message, contract.key))
+        if not record.inbound and record.key != key.encode():
+            return Rejected(record, "wrong_key", f"the record's key is not the body's {contract.key}", envelope)
+        inbox = inbox_key(consumer, generation, envelope.tenant, envelope.source, envelope.id)
+        return Incoming(record, envelope, contract, message, key, inbox, payload_hash(body))
+
+    def decode(self, contract: Contract, envelope: Envelope, body: bytes, *, trusted: bool) -> Message:
+        """Read a body as the current version of its contract; raise `Unacceptable` naming each wrong field.
+
+        A trusted body is our own: its personal fields are sealed (warm the vault first). Another is checked strictly.
+        """
+        model = contract.versions[envelope.version]
+        seal = self._message_seals[contract.name, envelope.version]
+        if not trusted:
+            data = strict_json.parse(body)
+            if not isinstance(data, dict):
+                raise Unacceptable("not_an_object", f"the body of {contract.name} is a JSON object")
+        elif seal is not None:
+            body = to_json(seal.open(self.vault, envelope.tenant, _object(body)))
+        try:
+            message: Message = model.model_validate_json(body)
+            while isinstance(message, Past):
+                message = message.upcast()
+        except ValidationError as wrong:
+            raise Unacceptable("invalid_field", explain(wrong)) from None
+        return message
+
+    def encode(self, contract: Contract, tenant: str, message: Message) -> bytes:
+        """Write a message's body, sealed (warm the vault with `subject_of` first)."""
+        seal = self._message_seals[contract.name, contract.current]
+        if seal is None:
+            return message.model_dump_json().encode()
+        return to_json(seal.close(self.vault, tenant, message.model_dump(mode="json")))
+
+    def stored_subject(self, contract: Contract, envelope: Envelope, body: bytes) -> Subject | None:
+        """Name the person whose key unseals a recorded body; `None` when nothing in it is personal."""
+        seal = self._message_seals[contract.name, envelope.version]
+        return None if seal is None else seal.subject_in(envelope.tenant, _object(body))
+
+    def subject_of(self, contract: Contract, tenant: str, message: Message) -> Subject | None:
+        """Name the person whose key seals a message; `None` when nothing in it is personal."""
+        seal = self._message_seals[contract.name, contract.current]
+        return None if seal is None else (tenant, str(getattr(message, seal.subject)))
+
+    # -- states -----------------------------------------------------------------------------------------------------
+
+    def state_seal(self, model: type[BaseModel]) -> Seal | None:
+        """Say what is personal in a state class."""
+        if model not in self._state_seals:
+            self._state_seals[model] = seal_of(model, model.__name__)
+        return self._state_seals[model]
+
+    async def load_states(self, model: type[M], rows: Sequence[tuple[str, str]]) -> list[M]:
+        """Read snapshots, each `(tenant, JSON)`."""
+        seal = self.state_seal(model)
+        if seal is None:
+            return [model.model_validate_json(text) for _, text in rows]
+        parsed = [(tenant, from_json(text)) for tenant, text in rows]
+        await self.vault.warm({seal.subject_in(tenant, data) for tenant, data in parsed}, create=False)
+        return [model.model_validate_json(to_json(seal.open(self.vault, tenant, data))) for tenant, data in parsed]
+
+    def dump_state(self, tenant: str, state: BaseModel) -> str:
+        """Write a snapshot, sealed (warm the vault with `state_subject` first)."""
+        seal = self.state_seal(type(state))
+        if seal is None:
+            return state.model_dump_json()
+        return to_json(seal.close(self.vault, tenant, state.model_dump(mode="json"))).decode()
+
+    def state_subject(self, tenant: str, state: BaseModel) -> Subject | None:
+        """Name the person whose key seals a state; `None` when nothing in it is personal."""
+        seal = self.state_seal(type(state))
+        return None if seal is None else (tenant, str(getattr(state, seal.subject)))
+
+
+def explain(wrong: ValidationError) -> str:
+    """Say which fields are wrong and why, without repeating their values."""
+    parts = []
+    for error in wrong.errors(include_url=False, include_context=False, include_input=False)[:10]:
+        place = ".".join(str(step) for step in error["loc"]) or "body"
+        parts.append(f"{place}: {error['msg']}")
+    return "; ".join(parts)
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    try:
+        data = from_json(body)
+    except ValueError as wrong:
+        raise Unacceptable("not_json", f"the body is not JSON: {wrong}") from None
+    if not isinstance(data, dict):
+        raise Unacceptable("not_an_object", "the body is a JSON object")
+    return data

@@ -1,0 +1,1 @@
+"""What operators do. Every act is kept, with who and why."""

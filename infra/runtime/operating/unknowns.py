@@ -1,0 +1,72 @@
+"""Outside effects whose outcome nobody could find out: they hold up their key until an operator decides."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from uuid import UUID
+
+from events.operations import EffectAbandoned, EffectRetried
+from infra.postgres.database import Database
+from infra.runtime.engine import Engine
+from infra.runtime.operating import acts as operations
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownEffect:
+    """One effect that waits for an operator."""
+
+    schema: str
+    id: UUID
+    consumer: str
+    tenant: str
+    key: str
+    type: str
+    attempts: int
+    error: str
+    recorded_at: datetime
+
+
+async def unknown(database: Database) -> list[UnknownEffect]:
+    """List the effects of a schema whose outcome is unknown, the oldest first."""
+    rows = await database.fetch(
+        """SELECT id, consumer, tenant, key, type, attempts, error, recorded_at FROM effects
+           WHERE standing = 'unknown' ORDER BY position"""
+    )
+    return [UnknownEffect(database.schema, *row.values()) for row in rows]
+
+
+async def retry(engine: Engine, effect: UnknownEffect, *, who: str, why: str) -> bool:
+    """Have an effect looked up again; `False` when it is not unknown any more."""
+    act = EffectRetried(
+        operation_id=operations.new_operation(),
+        consumer=effect.consumer,
+        effect_id=effect.id,
+        who=who,
+        why=why,
+        at=datetime.now(UTC),
+    )
+    await operations.record(engine.databases["operations"], engine.codec, act, tenant=effect.tenant, who=who, why=why)
+    return await _changed(engine, effect, "standing = 'started', attempts = 0, not_before = now(), expires_at = '-infinity'")
+
+
+async def abandon(engine: Engine, effect: UnknownEffect, *, who: str, why: str) -> bool:
+    """Leave an effect as it is, so that its key goes on; `False` when it is not unknown any more."""
+    act = EffectAbandoned(
+        operation_id=operations.new_operation(),
+        consumer=effect.consumer,
+        effect_id=effect.id,
+        who=who,
+        why=why,
+        at=datetime.now(UTC),
+    )
+    await operations.record(engine.databases["operations"], engine.codec, act, tenant=effect.tenant, who=who, why=why)
+    return await _changed(engine, effect, "standing = 'done', ended_at = now()")
+
+
+async def _changed(engine: Engine, effect: UnknownEffect, change: str) -> bool:
+    rows = await engine.databases[effect.schema].fetch(
+        f"UPDATE effects SET {change} WHERE id = $1 AND standing = 'unknown' RETURNING 1",  # noqa: S608 - one of two constants
+        effect.id,
+    )
+    return bool(rows)

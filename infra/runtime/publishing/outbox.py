@@ -1,0 +1,58 @@
+"""State and message in one transaction: what is to be published is a row until a relay has the broker's word for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+from uuid import UUID
+from zlib import crc32
+
+from pydantic_core import to_json
+
+from infra.errors import Unacceptable
+from infra.postgres.database import Connection
+from infra.runtime.messages.envelope import Envelope
+
+BUCKETS: Final = 64
+MAX_RECORD_BYTES: Final = 1_000_000
+"""A record larger than this is refused where it is written, never in the relay (the topics take 1 MiB)."""
+
+
+@dataclass(slots=True, frozen=True)
+class Outgoing:
+    """One message on its way to a topic."""
+
+    id: UUID
+    topic: str
+    key: str
+    envelope: Envelope
+    value: bytes
+
+    @property
+    def bucket(self) -> int:
+        """The share of the outbox that one relay publishes in order: same key, same bucket."""
+        return crc32(f"{self.envelope.tenant}\0{self.topic}\0{self.key}".encode()) % BUCKETS
+
+
+def check_size(outgoing: Outgoing) -> None:
+    """Refuse what the broker would refuse."""
+    if len(outgoing.value) > MAX_RECORD_BYTES:
+        size = len(outgoing.value)
+        raise Unacceptable("too_large", f"{outgoing.envelope.type}: {size} bytes; at most {MAX_RECORD_BYTES} are published")
+
+
+async def write(tx: Connection, messages: Sequence[Outgoing]) -> None:
+    """Append messages to the schema's outbox, in order, while their publishing states are locked."""
+    if not messages:
+        return
+    await tx.execute(
+        """INSERT INTO outbox (bucket, id, topic, key, headers, value)
+           SELECT * FROM unnest($1::smallint[], $2::uuid[], $3::text[], $4::text[], $5::text[]::json[], $6::bytea[])""",
+        [message.bucket for message in messages],
+        [message.id for message in messages],
+        [message.topic for message in messages],
+        [message.key for message in messages],
+        [to_json([(name, text.decode()) for name, text in message.envelope.headers()]).decode() for message in messages],
+        [message.value for message in messages],
+    )

@@ -1,0 +1,201 @@
+"""Publishes a schema's outbox: never skips a row, never reorders a key; a crash may publish twice.
+
+What is visible of a key is always a prefix of what was committed, because the publishing state's row stays locked until
+the commit. So the set of unpublished rows, ordered, is read; rows go only once the broker has acknowledged them, and
+only under the same lease epoch. Relays share the buckets out by leases on the database's clock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import time
+from typing import Any, Final
+from uuid import UUID, uuid4
+
+import structlog
+from pydantic_core import from_json
+
+from infra.kafka.writer import Sendable, Writer, Written
+from infra.postgres.database import TRANSIENT, Database
+from infra.runtime.publishing.outbox import BUCKETS
+from infra.runtime.publishing.wakeup import Wakeups
+from infra.runtime.vitals import Vitals
+
+log = structlog.get_logger(__name__)
+
+LEASE_S: Final = 10.0
+MIN_BATCH, MAX_BATCH = 100, 2_000
+"""Halved when the broker does not acknowledge in time, so that what is sent again stays small; doubled when it does."""
+POLL_S: Final = 1.0
+
+
+class Relay:
+    """One relay of one schema in this process."""
+
+    def __init__(self, database: Database, bootstrap: str, wakeups: Wakeups) -> None:
+        """Publish the outbox of `database`'s schema."""
+        self.name = f"relay.{database.schema}"
+        self.vitals = Vitals()
+        self.database = database
+        self._me = uuid4()
+        self._writer = Writer(bootstrap, f"triplane.{self.name}")
+        self._epochs: dict[int, int] = {}
+        self._renewed_at = -math.inf
+        self._batch = MIN_BATCH
+        self._woken = wakeups.listen(database.schema)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Publish until `stop` is set, then give the buckets back."""
+        listening = asyncio.create_task(self._listen(stop))
+        try:
+            while not stop.is_set():
+                try:
+                    busy = await self._one_turn()
+                except TRANSIENT as passing:
+                    log.warning("relay turn failed", relay=self.name, error=repr(passing))
+                    self.vitals.count(failures=1)
+                    self._forget()
+                    await asyncio.sleep(0.3)
+                    continue
+                if not busy:
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(self._woken.wait(), POLL_S)
+        finally:
+            listening.cancel()
+            with contextlib.suppress(*TRANSIENT):
+                await self._release(list(self._epochs))
+            await self._writer.close()
+
+    async def _one_turn(self) -> bool:
+        self.vitals.turned_at = time.time()
+        self._woken.clear()
+        if not await self._writer.connect():
+            return False
+        if time.monotonic() - self._renewed_at > LEASE_S / 4:
+            await self._lease()
+        self.vitals.partitions = len(self._epochs)
+        if not self._epochs:
+            return False
+        rows = await self.database.fetch(
+            """SELECT position, bucket, id, topic, key, headers, value FROM outbox
+               WHERE bucket = ANY($1::smallint[]) ORDER BY position LIMIT $2""",
+            sorted(self._epochs),
+            self._batch,
+        )
+        if not rows:
+            return False
+        written = await self._writer.send([_sendable(row) for row in rows], self._time_left())
+        done = _acknowledged(rows, written)
+        if done:
+            await self._forget_rows(done)
+        self.vitals.count(published=len(done), unknown=len(rows) - len(done))
+        if len(done) < len(rows):
+            self._batch = max(MIN_BATCH, self._batch // 2)
+            await asyncio.sleep(0.2)
+        else:
+            self._batch = min(MAX_BATCH, self._batch * 2)
+        return True
+
+    def _time_left(self) -> float:
+        """How long sending is safe: well within the lease, by the monotonic clock."""
+        return max(0.05, self._renewed_at + 0.6 * LEASE_S - time.monotonic())
+
+    async def _forget_rows(self, done: list[tuple[Any, Written]]) -> None:
+        """Delete what the broker has acknowledged, but only where the lease is still ours, and note where it stands."""
+        await self.database.execute(
+            """WITH gone AS (
+                 DELETE FROM outbox o USING unnest($1::bigint[], $2::smallint[], $3::bigint[], $5::int[], $6::bigint[])
+                     AS d (position, bucket, epoch, partition, "offset"), buckets b
+                 WHERE o.position = d.position AND b.bucket = d.bucket AND b.owner = $4 AND b.epoch = d.epoch
+                 RETURNING o.id, o.topic, d.partition, d."offset")
+               INSERT INTO published (id, topic, partition, "offset") SELECT id, topic, partition, "offset" FROM gone
+               ON CONFLICT DO NOTHING""",
+            [row["position"] for row, _ in done],
+            [row["bucket"] for row, _ in done],
+            [self._epochs[row["bucket"]] for row, _ in done],
+            self._me,
+            [place.partition for _, place in done],
+            [place.offset for _, place in done],
+        )
+
+    async def _lease(self) -> None:
+        """Renew our buckets and take free ones, up to a fair share; give back what is beyond it."""
+        began = time.monotonic()
+        rows = await self.database.fetch(
+            """UPDATE buckets SET expires_at = now() + make_interval(secs => $2)
+               WHERE owner = $1 AND expires_at > now() RETURNING bucket, epoch""",
+            self._me,
+            LEASE_S,
+        )
+        self._epochs = {row["bucket"]: row["epoch"] for row in rows}
+        # Counted by their heartbeats: one that has just come holds no bucket yet.
+        relays = await self.database.fetch(
+            "SELECT count(*) AS alive FROM heartbeats WHERE consumer = $1 AND beat_at > now() - make_interval(secs => $2)",
+            self.name,
+            LEASE_S / 2,
+        )
+        share = math.ceil(BUCKETS / max(1, relays[0]["alive"]))
+        if len(self._epochs) > share:
+            await self._release(sorted(self._epochs)[share:])
+        elif len(self._epochs) < share:
+            taken = await self.database.fetch(
+                """UPDATE buckets SET owner = $1, epoch = epoch + 1, expires_at = now() + make_interval(secs => $2)
+                   WHERE bucket IN (SELECT bucket FROM buckets WHERE expires_at < now() ORDER BY bucket LIMIT $3
+                                    FOR UPDATE SKIP LOCKED)
+                   RETURNING bucket, epoch""",
+                self._me,
+                LEASE_S,
+                share - len(self._epochs),
+            )
+            self._epochs |= {row["bucket"]: row["epoch"] for row in taken}
+        self._renewed_at = began
+
+    async def _release(self, buckets: list[int]) -> None:
+        for bucket in buckets:
+            del self._epochs[bucket]
+        await self.database.execute(
+            "UPDATE buckets SET expires_at = '-infinity' WHERE owner = $1 AND bucket = ANY($2::smallint[])", self._me, buckets
+        )
+
+    def _forget(self) -> None:
+        self._epochs = {}
+        self._renewed_at = -math.inf
+
+    async def _listen(self, stop: asyncio.Event) -> None:
+        """Hear of commits in other processes; when the connection breaks, the poll goes on and we listen again."""
+        channel = f"outbox_{self.database.schema}"
+
+        def woken(*_: object) -> None:
+            self._woken.set()
+
+        while not stop.is_set():
+            try:
+                async with self.database.connection() as connection:
+                    await connection.add_listener(channel, woken)
+                    try:
+                        while not connection.is_closed():  # noqa: ASYNC110 - the driver tells nobody when a connection breaks
+                            await asyncio.sleep(1)
+                    finally:
+                        await connection.remove_listener(channel, woken)
+            except TRANSIENT:
+                await asyncio.sleep(1)
+
+
+def _sendable(row: Any) -> Sendable:
+    headers = [(name, text.encode()) for name, text in from_json(row["headers"])]
+    return Sendable(row["topic"], row["key"].encode(), row["value"], headers)
+
+
+def _acknowledged(rows: list[Any], written: list[Written | None]) -> list[tuple[Any, Written]]:
+    """Keep of each key only the acknowledged prefix: what comes after a failure is sent again, in order."""
+    failed: set[tuple[str, UUID]] = set()
+    done = []
+    for row, place in zip(rows, written, strict=True):
+        key = (row["topic"], row["key"])
+        if place is None:
+            failed.add(key)
+        elif key not in failed:
+            done.append((row, place))
+    return done

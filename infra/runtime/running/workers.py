@@ -1,0 +1,197 @@
+"""What one worker process runs: any number of consumers, relays and lanes, side by side on one event loop.
+
+Every second each shows a heartbeat on the database's clock; a loop that has made no turn for too long ends the process,
+so that another takes over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final, Protocol
+from uuid import uuid4
+
+import structlog
+from pydantic_core import to_json
+
+from infra.errors import TriplaneError
+from infra.postgres.database import TRANSIENT, Database
+from infra.runtime.catalog import Catalog, EffectWiring, SagaWiring, Wiring
+from infra.runtime.catalog.schemas import chains
+from infra.runtime.consuming.consumer import Consumer
+from infra.runtime.consuming.first_start import register
+from infra.runtime.effects.lanes import Lanes
+from infra.runtime.engine import Engine, open_engine
+from infra.runtime.publishing.relay import Relay
+from infra.runtime.publishing.wakeup import Wakeups
+from infra.runtime.running.deadlines import Deadlines
+from infra.runtime.running.housekeeping import Housekeeping
+from infra.runtime.vitals import Vitals
+from infra.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+BEAT_S: Final = 1.0
+STALLED_S: Final = 60.0
+WORKERS: Final = "workers"
+"""The name that selects every context's worker with its effects, and every relay."""
+RESTART_CODE: Final = 75
+"""Exit code that asks the supervisor for an immediate restart."""
+
+
+class Runs(Protocol):
+    """Something that works until it is told to stop, and shows how it fares."""
+
+    @property
+    def name(self) -> str:
+        """What operators call it."""
+        ...
+
+    @property
+    def vitals(self) -> Vitals:
+        """What it shows of itself."""
+        ...
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until `stop` is set."""
+        ...
+
+
+class UnknownName(TriplaneError):
+    """There is nothing of that name to run."""
+
+
+def select(catalog: Catalog, names: Iterable[str]) -> tuple[list[Wiring], list[str]]:
+    """Choose consumers and relays (by schema) by name or prefix; no name at all chooses everything."""
+    consumers = catalog.consumers
+    relays = [schema for schema, labels in chains(catalog).items() if "outbox" in labels]
+    wanted = list(names)
+    if not wanted:
+        return list(consumers.values()), relays
+    chosen: dict[str, Wiring] = {}
+    publishing: set[str] = set()
+    for name in wanted:
+        if name == WORKERS:
+            chosen |= {**catalog.workers, **catalog.effects}
+            publishing |= set(relays)
+            continue
+        found = {it: wiring for it, wiring in consumers.items() if it == name or it.startswith(f"{name}.")}
+        schemas = {name.removeprefix("relay.")} & set(relays)
+        if not found and not schemas:
+            known = ", ".join((*sorted(consumers), *(f"relay.{schema}" for schema in relays)))
+            raise UnknownName(f"{name!r} is no consumer; known: {known}")
+        chosen |= found
+        publishing |= schemas | {wiring.schema for wiring in found.values() if wiring.schema in relays}
+    return list(chosen.values()), sorted(publishing)
+
+
+class Workers:
+    """The consumers and relays of this process."""
+
+    def __init__(self, settings: Settings, catalog: Catalog, ports: Callable[[Settings], Mapping[type, object]]) -> None:
+        """Prepare; `ports` makes the implementations of what `async def` handlers ask for, when any of them runs."""
+        self._settings = settings
+        self._catalog = catalog
+        self._ports = ports
+        self._process = uuid4()
+
+    async def run(self, names: Iterable[str], stop: asyncio.Event, ready: Callable[[], None]) -> None:
+        """Run what `names` select until `stop` is set; call `ready` once everything has been assembled."""
+        wirings, relays = select(self._catalog, names)
+        schemas = {*(wiring.schema for wiring in wirings), *relays}
+        async with open_engine(self._settings, self._catalog, schemas) as engine:
+            running = await self._assemble(engine, wirings, relays)
+            ready()
+            await self._supervise(engine, running, stop)
+
+    async def _assemble(self, engine: Engine, wirings: list[Wiring], relays: list[str]) -> dict[str, list[Runs]]:
+        topics = await engine.admin.topics(sorted({topic for wiring in wirings for topic in wiring.topics}))
+        acts = any(isinstance(wiring, EffectWiring) for wiring in wirings)
+        ports = self._ports(self._settings) if acts else {}
+        wakeups = Wakeups()
+        running: dict[str, list[Runs]] = {}
+        for wiring in wirings:
+            batcher = await engine.batcher(wiring)
+            await register(batcher.database, engine.admin, wiring, batcher.generation, topics)
+            parts: list[Runs] = [Consumer(batcher, self._settings.kafka, topics, wakeups)]
+            if isinstance(wiring, EffectWiring):
+                parts.append(Lanes(wiring, batcher.database, engine.codec, ports, wakeups))
+            if isinstance(wiring, SagaWiring):
+                parts.append(Deadlines(wiring, batcher, engine.admin, topics, wakeups))
+            running.setdefault(wiring.schema, []).extend(parts)
+        for schema in relays:
+            running.setdefault(schema, []).append(Relay(engine.databases[schema], self._settings.kafka, wakeups))
+        for schema, parts in running.items():
+            parts.append(Housekeeping(engine.databases[schema]))
+        return running
+
+    async def _supervise(self, engine: Engine, running: dict[str, list[Runs]], stop: asyncio.Event) -> None:
+        gc.collect()
+        gc.freeze()
+        parts = [part for group in running.values() for part in group]
+        _watch(parts)
+        tasks = [asyncio.create_task(part.run(stop), name=part.name) for part in parts]
+        beats = [asyncio.create_task(self._beat(engine.databases[schema], group, stop)) for schema, group in running.items()]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+            for task in done:
+                task.result()
+            # A consumer may end early by itself (a lost position); the others go on until they are told.
+            await stop.wait()
+        finally:
+            stop.set()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            for beat in beats:
+                beat.cancel()
+            await asyncio.gather(*beats, return_exceptions=True)
+            await self._silence(engine, running)
+
+    async def _beat(self, database: Database, group: list[Runs], stop: asyncio.Event) -> None:
+        while not stop.is_set():
+            now = time.time()
+            with contextlib.suppress(*TRANSIENT):
+                await database.execute(
+                    """INSERT INTO heartbeats (process, consumer, host, pid, beat_at, turned_at, partitions, counters)
+                       SELECT $1, name, $2, $3, now(), now() - make_interval(secs => idle), partitions, counters::jsonb
+                       FROM unnest($4::text[], $5::float8[], $6::int[], $7::text[]) AS v (name, idle, partitions, counters)
+                       ON CONFLICT (process, consumer) DO UPDATE SET beat_at = excluded.beat_at,
+                         turned_at = excluded.turned_at, partitions = excluded.partitions, counters = excluded.counters""",
+                    self._process,
+                    socket.gethostname(),
+                    os.getpid(),
+                    [part.name for part in group],
+                    [now - part.vitals.turned_at for part in group],
+                    [part.vitals.partitions for part in group],
+                    [to_json(part.vitals.shown()).decode() for part in group],
+                )
+                await database.execute("DELETE FROM heartbeats WHERE beat_at < now() - interval '10 minutes'")
+            await asyncio.sleep(BEAT_S)
+
+    async def _silence(self, engine: Engine, running: dict[str, list[Runs]]) -> None:
+        for schema in running:
+            with contextlib.suppress(*TRANSIENT):
+                await engine.databases[schema].execute("DELETE FROM heartbeats WHERE process = $1", self._process)
+
+
+def _watch(parts: list[Runs]) -> None:
+    """End the process when a loop hangs: its partitions and leases are then taken over."""
+
+    def watch() -> None:
+        while True:
+            time.sleep(5)
+            stalled = [
+                part.name
+                for part in parts
+                if part.vitals.stopped_because is None and time.time() - part.vitals.turned_at > STALLED_S
+            ]
+            if stalled:
+                log.critical("no turn for too long; ending the process", stalled=stalled, seconds=STALLED_S)
+                os._exit(RESTART_CODE)
+
+    threading.Thread(target=watch, name="watchdog", daemon=True).start()
