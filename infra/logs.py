@@ -23,4 +23,8 @@ def configure(process: str) -> None:
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(process=process)
-    logging.basicConfig(stream=sys.stderr, level=logging.ERROR, format='{"level":"%(levelname)s","logger":"%(name)s","event":"%(message)s"}')
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=logging.ERROR,
+        format='{"level":"%(levelname)s","logger":"%(name)s","event":"%(message)s"}',
+    )

@@ -21,7 +21,6 @@ from infra.settings import Settings, home_path
 if TYPE_CHECKING:
     import asyncpg
 
-
     Connection = asyncpg.Connection[asyncpg.Record]
 
 commands = typer.Typer()
@@ -35,7 +34,9 @@ WEBHOOKS_S = 30
 @commands.command()
 def demo(
     events: Annotated[int, typer.Option(help="How many messages to send.", min=200, max=5_000_000)] = 2_000,
-    seed: Annotated[int | None, typer.Option(help="The same seed sends the same messages, byte by byte.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="The same seed sends the same messages, byte by byte.")
+    ] = None,
 ) -> None:
     """Send a realistic stream from outside over several tenants, and see what the read models make of it."""
     lost = asyncio.run(_demo(events, seed if seed is not None else int(time.time())))
@@ -103,7 +104,16 @@ async def _publish(settings: Settings, events: int, seed: int) -> dict[str, Any]
             sys.executable,
             "-I",
             str(UPSTREAM),
-            *("--kafka", settings.kafka, "--events", str(events), "--seed", str(seed), "--expect", str(expect)),
+            *(
+                "--kafka",
+                settings.kafka,
+                "--events",
+                str(events),
+                "--seed",
+                str(seed),
+                "--expect",
+                str(expect),
+            ),
             stdout=asyncio.subprocess.PIPE,
         )
         assert publisher.stdout is not None
@@ -147,13 +157,20 @@ async def _parked(connection: Connection) -> Counter[str]:
     found: Counter[str] = Counter()
     for schema, labels in chains(discover()).items():
         if "engine" in labels:
-            for row in await connection.fetch(f"SELECT reason, count(*) AS n FROM {schema}.parked GROUP BY reason"):  # noqa: S608
+            for row in await connection.fetch(
+                f"SELECT reason, count(*) AS n FROM {schema}.parked GROUP BY reason"
+            ):  # noqa: S608
                 found[row["reason"]] += row["n"]
     return found
 
 
 async def _tell(
-    connection: Connection, expected: dict[str, Any], before: Counter[str], sent_s: float, took: float, seed: int
+    connection: Connection,
+    expected: dict[str, Any],
+    before: Counter[str],
+    sent_s: float,
+    took: float,
+    seed: int,
 ) -> bool:
     from infra.demo.answers import report
 
@@ -169,13 +186,17 @@ async def _tell(
     typer.echo("\nWhat is parked, and why (triplane parked list shows each)")
     for reason, count in sorted(parked.items()):
         typer.echo(f"  {reason:<24} {count:>6}")
-    typer.echo(f"\nOutcome of {expected['sent']} messages (seed {seed}, {expected['duplicates']} of them sent twice)")
+    typer.echo(
+        f"\nOutcome of {expected['sent']} messages (seed {seed}, {expected['duplicates']} of them sent twice)"
+    )
     for name, figure in found.figures.items():
         typer.echo(f"  {name:<24} {figure:>6}")
     typer.echo(f"  {'lost':<24} {len(found.lost):>6}")
     typer.echo(f"  {'duplicated':<24} {len(found.duplicated):>6}")
     typer.echo(f"  {'parked as expected':<24} {'yes' if not wrong else 'no':>6}")
-    typer.echo(f"  sent in {sent_s:.1f} s, settled after {took:.1f} s: {expected['sent'] / took:.0f} messages/s end to end")
+    typer.echo(
+        f"  sent in {sent_s:.1f} s, settled after {took:.1f} s: {expected['sent'] / took:.0f} messages/s end to end"
+    )
     for line in [*found.lost[:10], *found.duplicated[:10]]:
         typer.echo(f"  ! {line}", err=True)
     for reason, (was, should) in wrong.items():
@@ -200,7 +221,10 @@ async def _answers(connection: Connection) -> None:
     for question, query in questions.items():
         typer.echo(question)
         for row in await connection.fetch(query):
-            typer.echo("  " + "  ".join(f"{value!s:<22}" if isinstance(value, str) else f"{value:>10}" for value in row))
+            typer.echo(
+                "  "
+                + "  ".join(f"{value!s:<22}" if isinstance(value, str) else f"{value:>10}" for value in row)
+            )
 
 
 def _progress(line: str, *, last: bool = False) -> None:

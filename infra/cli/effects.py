@@ -32,7 +32,9 @@ def list_effects() -> None:
     """List effects of unknown outcome: each holds up its key until it is decided."""
     found = asyncio.run(_list())
     for it in found:
-        typer.echo(f"{it.id}  {it.tenant:<12} {it.consumer:<28} key {it.key}  {it.attempts} tries\n    {harmless(it.error)}")
+        typer.echo(
+            f"{it.id}  {it.tenant:<12} {it.consumer:<28} key {it.key}  {it.attempts} tries\n    {harmless(it.error)}"
+        )
     typer.echo(f"{len(found)} unknown", err=True)
 
 

@@ -46,7 +46,9 @@ async def _erase(tenant: str, subject: str, why: str) -> None:
     catalog = discover()
     async with open_engine(Settings.load(), catalog, {*catalog.contexts, "operations"}, size=1) as engine:
         known = await engine.databases["vault"].fetch(
-            "SELECT wrapped IS NULL AS gone FROM subject_keys WHERE tenant = $1 AND subject = $2", tenant, subject
+            "SELECT wrapped IS NULL AS gone FROM subject_keys WHERE tenant = $1 AND subject = $2",
+            tenant,
+            subject,
         )
         if not known:
             msg = f"nothing personal is known of {subject!r} in {tenant!r}"
@@ -56,8 +58,14 @@ async def _erase(tenant: str, subject: str, why: str) -> None:
             return
         who = getpass.getuser()
         act = PersonErased(
-            operation_id=operations.new_operation(), subject_id=subject, who=who, why=why, at=datetime.now(UTC)
+            operation_id=operations.new_operation(),
+            subject_id=subject,
+            who=who,
+            why=why,
+            at=datetime.now(UTC),
         )
-        await operations.record(engine.databases["operations"], engine.codec, act, tenant=tenant, who=who, why=why)
+        await operations.record(
+            engine.databases["operations"], engine.codec, act, tenant=tenant, who=who, why=why
+        )
         await destroy(engine, tenant, subject)
         typer.echo("erased; other processes may read what they have cached for up to a minute")

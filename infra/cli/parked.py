@@ -26,7 +26,10 @@ commands = typer.Typer()
 parked_commands = typer.Typer(help="What could not be applied, and why.", no_args_is_help=True)
 commands.add_typer(parked_commands, name="parked")
 
-Names = Annotated[list[str] | None, typer.Argument(help="Parked messages by name (payments-12), or - to read names from standard input.")]
+Names = Annotated[
+    list[str] | None,
+    typer.Argument(help="Parked messages by name (payments-12), or - to read names from standard input."),
+]
 Consumer = Annotated[str | None, typer.Option(help="Only what this consumer has parked.")]
 Tenant = Annotated[str | None, typer.Option(help="Only this tenant's.")]
 Reason = Annotated[str | None, typer.Option(help="Only with this reason, such as invalid_field.")]
@@ -36,7 +39,9 @@ Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
 
 @parked_commands.command("list")
-def list_parked(consumer: Consumer = None, tenant: Tenant = None, reason: Reason = None, *, as_json: AsJson = False) -> None:
+def list_parked(
+    consumer: Consumer = None, tenant: Tenant = None, reason: Reason = None, *, as_json: AsJson = False
+) -> None:
     """List parked messages in the order in which they would be redriven."""
     found = asyncio.run(_find(consumer, tenant, reason))
     if as_json:
@@ -44,7 +49,9 @@ def list_parked(consumer: Consumer = None, tenant: Tenant = None, reason: Reason
         return
     for it in found:
         place = f"{it.topic}/{it.partition}/{it.offset}"
-        typer.echo(f"{it.name:<16} {it.tenant:<12} {it.consumer:<28} {it.type or '?':<32} {place}\n    {it.reason}: {harmless(it.detail)}")
+        typer.echo(
+            f"{it.name:<16} {it.tenant:<12} {it.consumer:<28} {it.type or '?':<32} {place}\n    {it.reason}: {harmless(it.detail)}"
+        )
     typer.echo(f"{len(found)} parked", err=True)
 
 
@@ -132,12 +139,16 @@ async def _find(consumer: str | None, tenant: str | None, reason: str | None) ->
     if consumer is not None and consumer not in catalog.consumers:
         msg = f"{consumer!r} is no consumer; known: {', '.join(sorted(catalog.consumers))}"
         raise CommandError(msg, Code.USAGE)
-    schemas = sorted({wiring.schema for wiring in catalog.consumers.values() if consumer in {None, wiring.name}})
+    schemas = sorted(
+        {wiring.schema for wiring in catalog.consumers.values() if consumer in {None, wiring.name}}
+    )
     async with open_engine(Settings.load(), catalog, schemas, size=1) as engine:
         return [
             it
             for schema in schemas
-            for it in await parked(engine.databases[schema], consumer=consumer, tenant=tenant, reason=reason, limit=100_000)
+            for it in await parked(
+                engine.databases[schema], consumer=consumer, tenant=tenant, reason=reason, limit=100_000
+            )
         ]
 
 
@@ -172,7 +183,10 @@ async def _show(schema: str, number: int) -> str:
     if record is None:
         msg = f"{schema}-{number} is not parked (any more)"
         raise CommandError(msg, Code.USAGE)
-    lines = [f"place      {record.topic}/{record.partition}/{record.offset}", f"appended   {record.at.isoformat()}"]
+    lines = [
+        f"place      {record.topic}/{record.partition}/{record.offset}",
+        f"appended   {record.at.isoformat()}",
+    ]
     lines.append(f"key        {_bytes(record.key)}")
     lines += [f"header     {harmless(name)}: {_bytes(value)}" for name, value in record.headers]
     lines.append(f"value      {_bytes(record.value)}")
@@ -188,7 +202,9 @@ def _bytes(value: bytes | None) -> str:
         return f"hex {value.hex()}"
 
 
-async def _redrive(chosen: Sequence[ParkedMessage], why: str, rate: float) -> tuple[int, list[tuple[ParkedMessage, str]]]:
+async def _redrive(
+    chosen: Sequence[ParkedMessage], why: str, rate: float
+) -> tuple[int, list[tuple[ParkedMessage, str]]]:
     from infra.runtime.catalog import discover
     from infra.runtime.engine import open_engine
     from infra.runtime.operating.parked import NotFirst, StillFails, redrive
@@ -196,8 +212,12 @@ async def _redrive(chosen: Sequence[ParkedMessage], why: str, rate: float) -> tu
     catalog = discover()
     done: dict[str, list[ParkedMessage]] = {}
     failed: list[tuple[ParkedMessage, str]] = []
-    async with open_engine(Settings.load(), catalog, {*(it.schema for it in chosen), "operations"}, size=2) as engine:
-        batchers = {name: await engine.batcher(catalog.consumers[name]) for name in {it.consumer for it in chosen}}
+    async with open_engine(
+        Settings.load(), catalog, {*(it.schema for it in chosen), "operations"}, size=2
+    ) as engine:
+        batchers = {
+            name: await engine.batcher(catalog.consumers[name]) for name in {it.consumer for it in chosen}
+        }
         for it in chosen:
             began = time.monotonic()
             try:
@@ -237,7 +257,9 @@ async def _discard(chosen: Sequence[ParkedMessage], why: str) -> int:
     from infra.runtime.operating.parked import discard_audited
 
     count = 0
-    async with open_engine(Settings.load(), discover(), {*(it.schema for it in chosen), "operations"}, size=2) as engine:
+    async with open_engine(
+        Settings.load(), discover(), {*(it.schema for it in chosen), "operations"}, size=2
+    ) as engine:
         for it in chosen:
             count += await discard_audited(engine, it, who=getpass.getuser(), why=why)
     return count

@@ -17,7 +17,9 @@ commands = typer.Typer()
 
 @commands.command()
 def work(
-    names: Annotated[list[str] | None, typer.Argument(help="Consumers, contexts or relays; all of them by default.")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Consumers, contexts or relays; all of them by default.")
+    ] = None,
 ) -> None:
     """Run what the names select (`workers`, `payments`, `sagas.activation`, `projections`, ...) until told to stop."""
     import uvloop

@@ -48,9 +48,13 @@ async def pending(connection: asyncpg.Connection[asyncpg.Record], admin: Admin, 
     unread = unpublished = effects = 0
     for schema, labels in chains(catalog).items():
         if "engine" in labels:
-            active = await connection.fetch(f"SELECT consumer, max(generation) AS g FROM {schema}.checkpoints GROUP BY consumer")  # noqa: S608
+            active = await connection.fetch(
+                f"SELECT consumer, max(generation) AS g FROM {schema}.checkpoints GROUP BY consumer"
+            )  # noqa: S608
             newest = {row["consumer"]: row["g"] for row in active}
-            for row in await connection.fetch(f"SELECT consumer, generation, topic, partition, next_offset FROM {schema}.checkpoints"):  # noqa: S608
+            for row in await connection.fetch(
+                f"SELECT consumer, generation, topic, partition, next_offset FROM {schema}.checkpoints"
+            ):  # noqa: S608
                 if row["generation"] == newest[row["consumer"]]:
                     unread += max(0, ends.get((row["topic"], row["partition"]), 0) - row["next_offset"])
         if "outbox" in labels:
@@ -72,16 +76,22 @@ async def report(connection: asyncpg.Connection[asyncpg.Record], expected: dict[
     return found
 
 
-async def _people(connection: asyncpg.Connection[asyncpg.Record], expected: dict[str, Any], found: Report) -> None:
+async def _people(
+    connection: asyncpg.Connection[asyncpg.Record], expected: dict[str, Any], found: Report
+) -> None:
     rows = await connection.fetch("SELECT tenant, person_id::text, status FROM read.verification_status")
     status = {(row["tenant"], row["person_id"]): row["status"] for row in rows}
     onboarded = {
         (row["tenant"], row["person_id"])
-        for row in await connection.fetch("SELECT tenant, person_id::text FROM read.onboarding_progress WHERE stage = 'onboarded'")
+        for row in await connection.fetch(
+            "SELECT tenant, person_id::text FROM read.onboarding_progress WHERE stage = 'onboarded'"
+        )
     }
     published = Counter(
         (row["tenant"], row["key"])
-        for row in await connection.fetch("SELECT tenant, key FROM identity.events WHERE type = 'identity.UserVerified'")
+        for row in await connection.fetch(
+            "SELECT tenant, key FROM identity.events WHERE type = 'identity.UserVerified'"
+        )
     )
     for tenant, people in expected["verified"].items():
         for person in people:
@@ -92,11 +102,15 @@ async def _people(connection: asyncpg.Connection[asyncpg.Record], expected: dict
             if published[tenant, person] > 1:
                 found.duplicated.append(f"UserVerified of {person}")
     for tenant, people in expected["unverified"].items():
-        found.duplicated += [f"verification of {person}" for person in people if status.get((tenant, person)) == "verified"]
+        found.duplicated += [
+            f"verification of {person}" for person in people if status.get((tenant, person)) == "verified"
+        ]
     found.figures["verified"] = sum(map(len, expected["verified"].values()))
 
 
-async def _payments(connection: asyncpg.Connection[asyncpg.Record], expected: dict[str, Any], found: Report) -> None:
+async def _payments(
+    connection: asyncpg.Connection[asyncpg.Record], expected: dict[str, Any], found: Report
+) -> None:
     rows = await connection.fetch(
         "SELECT tenant, payment_id::text, status, captured_minor, refunded_minor FROM read.payment_history"
     )
@@ -112,7 +126,9 @@ async def _payments(connection: asyncpg.Connection[asyncpg.Record], expected: di
         captured[worth["tenant"], worth["person"], worth["currency"]] += worth["minor"]
     spend = {
         (row["tenant"], row["customer_id"], row["currency"]): row["captured_minor"]
-        for row in await connection.fetch("SELECT tenant, customer_id::text, currency, captured_minor FROM read.customer_spend")
+        for row in await connection.fetch(
+            "SELECT tenant, customer_id::text, currency, captured_minor FROM read.customer_spend"
+        )
     }
     for who, minor in captured.items():
         seen = spend.get(who, 0)
@@ -124,23 +140,37 @@ async def _payments(connection: asyncpg.Connection[asyncpg.Record], expected: di
         if payment not in known or known[payment]["status"] != "failed":
             found.lost.append(f"decline of {payment}")
     for pair in expected["refunded"]:
-        back = [payment for payment in pair.split("|") if payment in known and known[payment]["refunded_minor"] > 0]
+        back = [
+            payment
+            for payment in pair.split("|")
+            if payment in known and known[payment]["refunded_minor"] > 0
+        ]
         if not back:
             found.lost.append(f"refund of one of {pair}")
         elif len(back) > 1:
             found.duplicated.append(f"refund of {pair}")
-    charges = await connection.fetch(
-        """SELECT metadata->>'payment_id' AS payment, count(*) AS n FROM stripe_simulator.objects
+    charges = (
+        await connection.fetch(
+            """SELECT metadata->>'payment_id' AS payment, count(*) AS n FROM stripe_simulator.objects
            WHERE kind = 'payment_intent' AND body->>'status' = 'succeeded' GROUP BY 1 HAVING count(*) > 1"""
-    ) if await connection.fetchval("SELECT to_regclass('stripe_simulator.objects') IS NOT NULL") else []
-    found.duplicated += [f"charge of {row['payment']}" for row in charges if row["payment"] in expected["completed"]]
+        )
+        if await connection.fetchval("SELECT to_regclass('stripe_simulator.objects') IS NOT NULL")
+        else []
+    )
+    found.duplicated += [
+        f"charge of {row['payment']}" for row in charges if row["payment"] in expected["completed"]
+    ]
     found.figures["payments"] = len(expected["completed"])
     found.figures["declined"] = len(expected["failed"])
     found.figures["refunded"] = len(expected["refunded"])
 
 
-async def _conversations(connection: asyncpg.Connection[asyncpg.Record], expected: dict[str, Any], found: Report) -> None:
-    rows = await connection.fetch("SELECT tenant, conversation_id::text, customer_id::text FROM read.conversation_links")
+async def _conversations(
+    connection: asyncpg.Connection[asyncpg.Record], expected: dict[str, Any], found: Report
+) -> None:
+    rows = await connection.fetch(
+        "SELECT tenant, conversation_id::text, customer_id::text FROM read.conversation_links"
+    )
     linked = {row["conversation_id"]: row["customer_id"] for row in rows}
     owners: dict[str, set[str]] = {}
     for conversation, contact in expected["conversations"].items():
@@ -149,6 +179,8 @@ async def _conversations(connection: asyncpg.Connection[asyncpg.Record], expecte
             found.lost.append(f"link of conversation {conversation}")
         else:
             owners.setdefault(contact, set()).add(customer)
-    found.duplicated += [f"customer of {contact}" for contact, customers in owners.items() if len(customers) > 1]
+    found.duplicated += [
+        f"customer of {contact}" for contact, customers in owners.items() if len(customers) > 1
+    ]
     found.figures["conversations"] = len(linked.keys() & expected["conversations"].keys())
     found.figures["customers"] = len({customer for customers in owners.values() for customer in customers})

@@ -25,7 +25,20 @@ from confluent_kafka import Producer
 
 TENANTS = ("demo-a", "demo-b", "north-star", "oak-and-sons")
 PRODUCTS = [UUID(int=0xFEED0000000040008000000000000000 + number) for number in range(6)]
-FIRST_NAMES = ("Ada", "Bola", "Chidi", "Dana", "Emeka", "Farah", "Grace", "Hugo", "Ines", "Jun", "Kofi", "Lena")
+FIRST_NAMES = (
+    "Ada",
+    "Bola",
+    "Chidi",
+    "Dana",
+    "Emeka",
+    "Farah",
+    "Grace",
+    "Hugo",
+    "Ines",
+    "Jun",
+    "Kofi",
+    "Lena",
+)
 CURRENCIES = ("EUR", "USD", "NGN")
 
 
@@ -96,7 +109,9 @@ class Stream:
     def _at(self) -> str:
         return (self.began - timedelta(seconds=self.random.random() * 86_400)).isoformat()
 
-    def _message(self, source: str, tenant: str, kind: str, body: dict[str, Any], key: str, version: int = 1) -> Send:
+    def _message(
+        self, source: str, tenant: str, kind: str, body: dict[str, Any], key: str, version: int = 1
+    ) -> Send:
         headers = {
             "ce_specversion": "1.0",
             "ce_id": self._id(),
@@ -108,19 +123,25 @@ class Stream:
             "content-type": "application/json",
         }
         topic = f"{kind.split('.', maxsplit=1)[0]}.inbound"
-        return Send(topic, key, [(name, text.encode()) for name, text in headers.items()], json.dumps(body).encode())
+        return Send(
+            topic, key, [(name, text.encode()) for name, text in headers.items()], json.dumps(body).encode()
+        )
 
     def _person(self, tenant: str) -> None:
         person = self._id()
         verified = self._verification(tenant, person)
-        (self.expected.verified if verified else self.expected.unverified).setdefault(tenant, []).append(person)
+        (self.expected.verified if verified else self.expected.unverified).setdefault(tenant, []).append(
+            person
+        )
         for product in self.random.sample(PRODUCTS, self.random.choice((0, 1, 1, 2))):
             self._payments(tenant, person, str(product))
         self._conversations(tenant)
 
     def _verification(self, tenant: str, person: str) -> bool:
         def say(kind: str, **body: Any) -> Send:
-            return self._message("accounts.example/signup", tenant, f"identity.{kind}", {"person_id": person, **body}, person)
+            return self._message(
+                "accounts.example/signup", tenant, f"identity.{kind}", {"person_id": person, **body}, person
+            )
 
         email_id, mobile_id, number = self._id(), self._id(), self.random.randrange(10**8, 10**9)
         if self.random.random() < 0.04:
@@ -147,7 +168,11 @@ class Stream:
         return proven
 
     def _payments(self, tenant: str, person: str, product: str) -> None:
-        payment, minor, currency = self._id(), self.random.randrange(100, 20_000), self.random.choice(CURRENCIES)
+        payment, minor, currency = (
+            self._id(),
+            self.random.randrange(100, 20_000),
+            self.random.choice(CURRENCIES),
+        )
         amount = {"minor": minor, "currency": currency}
         worth = {"tenant": tenant, "person": person, "product": product, "currency": currency, "minor": minor}
         chance = self.random.random()
@@ -161,7 +186,9 @@ class Stream:
                 "provider_ref": f"till-{payment[:13]}",
                 "captured_at": self._at(),
             }
-            self._groups.append([self._message("tills.example", tenant, "payments.PaymentCompleted", body, payment)])
+            self._groups.append(
+                [self._message("tills.example", tenant, "payments.PaymentCompleted", body, payment)]
+            )
             self.expected.completed[payment] = worth
             return
         declined = chance > 0.93
@@ -180,7 +207,9 @@ class Stream:
             # Whichever of the two is granted first, the other is refunded.
             self.expected.refunded.append(f"{payment}|{again}")
 
-    def _charge(self, tenant: str, person: str, product: str, payment: str, amount: dict[str, Any], method: str) -> Send:
+    def _charge(
+        self, tenant: str, person: str, product: str, payment: str, amount: dict[str, Any], method: str
+    ) -> Send:
         body = {
             "payment_id": payment,
             "customer_id": person,
@@ -196,15 +225,23 @@ class Stream:
         number = self.random.randrange(400)
         by_phone = number % 2 == 0
         contact = f"+2348{number:09d}" if by_phone else f"guest{number}@example.org"
-        written = contact if self.random.random() < 0.5 else f"+234 8{number:09d}" if by_phone else contact.upper()
+        written = (
+            contact if self.random.random() < 0.5 else f"+234 8{number:09d}" if by_phone else contact.upper()
+        )
         for _ in range(self.random.choice((1, 1, 2))):
             conversation = self._id()
-            body: dict[str, Any] = {"conversation_id": conversation, "occurred_at": self._at(), "name": "Guest"}
+            body: dict[str, Any] = {
+                "conversation_id": conversation,
+                "occurred_at": self._at(),
+                "name": "Guest",
+            }
             body["phone" if by_phone else "email"] = written
             version = self.random.choice((1, 2))
             if version == 2:
                 body["channel"] = self.random.choice(("web", "mobile", "chat"))
-            send = self._message("desk.example", tenant, "customers.RecordConversation", body, conversation, version)
+            send = self._message(
+                "desk.example", tenant, "customers.RecordConversation", body, conversation, version
+            )
             send.late = 0.3 if self.random.random() < 0.05 else 0.0
             self._groups.append([send])
             self.expected.conversations[conversation] = f"{tenant}/{contact}"
@@ -213,9 +250,16 @@ class Stream:
 
     def _duplicate(self, count: int) -> None:
         """Send some records again, byte by byte: at once, or much later."""
-        whole = [(group, send) for group in self._groups for send in group if ("ce_source", b"broken.example") not in send.headers]
+        whole = [
+            (group, send)
+            for group in self._groups
+            for send in group
+            if ("ce_source", b"broken.example") not in send.headers
+        ]
         for group, send in self.random.sample(whole, min(count, len(whole))):
-            group.append(Send(send.topic, send.key, send.headers, send.value, late=self.random.choice((0.0, 0.5))))
+            group.append(
+                Send(send.topic, send.key, send.headers, send.value, late=self.random.choice((0.0, 0.5)))
+            )
         self.expected.duplicates = min(count, len(whole))
 
     def _poison(self, count: int) -> None:
@@ -231,9 +275,19 @@ class Stream:
                 "captured_at": self._at(),
             }
             kind = number % 8
-            wrong = {4: {"amount": {"minor": -5, "currency": "EUR"}}, 5: {"amount": {"minor": 12.5, "currency": "EUR"}}}
+            wrong = {
+                4: {"amount": {"minor": -5, "currency": "EUR"}},
+                5: {"amount": {"minor": 12.5, "currency": "EUR"}},
+            }
             version = 9 if kind == 3 else 1
-            send = self._message("broken.example", tenant, "payments.PaymentCompleted", {**body, **wrong.get(kind, {})}, payment, version)
+            send = self._message(
+                "broken.example",
+                tenant,
+                "payments.PaymentCompleted",
+                {**body, **wrong.get(kind, {})},
+                payment,
+                version,
+            )
             reason = "invalid_field"
             if kind == 0:
                 send.value, reason = b'{"payment_id": "', "not_json"
@@ -244,7 +298,11 @@ class Stream:
             elif kind == 3:
                 reason = "unknown_version"
             elif kind == 6:
-                send.headers = [(n, b"payments.PaymentExploded" if n == "ce_type" else v) for n, v in send.headers if n != "ce_dataschema"]
+                send.headers = [
+                    (n, b"payments.PaymentExploded" if n == "ce_type" else v)
+                    for n, v in send.headers
+                    if n != "ce_dataschema"
+                ]
                 reason = "unknown_type"
             elif kind == 7:
                 send.headers = [(n, b"Nobody!" if n == "ce_tenantid" else v) for n, v in send.headers]
@@ -262,7 +320,9 @@ def main() -> None:
     parser.add_argument("--expect", type=Path, required=True)
     wanted = parser.parse_args()
     stream = Stream(wanted.events, wanted.seed)
-    producer = Producer({"bootstrap.servers": wanted.kafka, "linger.ms": 5, "enable.idempotence": True, "acks": "all"})
+    producer = Producer(
+        {"bootstrap.servers": wanted.kafka, "linger.ms": 5, "enable.idempotence": True, "acks": "all"}
+    )
     failures: list[str] = []
 
     def delivered(error: Any, _: Any) -> None:
@@ -273,7 +333,9 @@ def main() -> None:
     for send in stream:
         while True:
             try:
-                producer.produce(send.topic, send.value, key=send.key, headers=[*send.headers], on_delivery=delivered)
+                producer.produce(
+                    send.topic, send.value, key=send.key, headers=[*send.headers], on_delivery=delivered
+                )
                 break
             except BufferError:
                 producer.poll(0.1)

@@ -56,7 +56,12 @@ class Admin:
         """Connect on first use to `bootstrap` (`host:port[,host:port]`); give up on an answer after `timeout_s`."""
         self._timeout_s = timeout_s
         self._client = AdminClient(
-            {"bootstrap.servers": bootstrap, "socket.timeout.ms": 10_000, "log_level": 0, "client.id": "triplane-admin"}
+            {
+                "bootstrap.servers": bootstrap,
+                "socket.timeout.ms": 10_000,
+                "log_level": 0,
+                "client.id": "triplane-admin",
+            }
         )
 
     async def ensure_topics(self, names: Iterable[str]) -> None:
@@ -115,7 +120,10 @@ class Admin:
                 if failed.args[0].name() == "UNKNOWN_TOPIC_OR_PART":
                     continue
                 raise
-            low, high = described.topic_id.get_least_significant_bits(), described.topic_id.get_most_significant_bits()
+            low, high = (
+                described.topic_id.get_least_significant_bits(),
+                described.topic_id.get_most_significant_bits(),
+            )
             topic_id = UUID(int=((high & (2**64 - 1)) << 64) | (low & (2**64 - 1)))
             found[name] = Topic(name, topic_id, len(described.partitions))
         return found
@@ -124,7 +132,10 @@ class Admin:
         def ask(spec: Any, places: list[Place]) -> dict[Place, int]:
             asked = {TopicPartition(topic, partition): spec for topic, partition in places}
             answers = self._client.list_offsets(asked, request_timeout=self._timeout_s) if asked else {}
-            return {(place.topic, place.partition): future.result(self._timeout_s).offset for place, future in answers.items()}
+            return {
+                (place.topic, place.partition): future.result(self._timeout_s).offset
+                for place, future in answers.items()
+            }
 
         places = [(topic.name, partition) for topic in topics for partition in range(topic.partitions)]
         spec: Any = OffsetSpec

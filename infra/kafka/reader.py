@@ -78,7 +78,8 @@ class Reader:
             return {}
         return {
             (place.topic, place.partition): [
-                Record(raw.topic, raw.partition, raw.offset, raw.timestamp, raw.key, raw.value, raw.headers) for raw in records
+                Record(raw.topic, raw.partition, raw.offset, raw.timestamp, raw.key, raw.value, raw.headers)
+                for raw in records
             ]
             for place, records in found.items()
         }

@@ -21,6 +21,7 @@ MAX_REQUEST: Final = 1_040_000
 CONNECT_S: Final = 10.0
 CLOSE_S: Final = 3.0
 
+
 @dataclass(frozen=True, slots=True)
 class Sendable:
     """One record to be written."""
@@ -87,7 +88,9 @@ class Writer:
                 record.topic, record.value, record.key, headers=record.headers
             )
         except MessageSizeTooLargeError as too_large:
-            log.error("record refused; its key waits", writer=self._name, topic=record.topic, error=repr(too_large))  # noqa: TRY400
+            log.error(
+                "record refused; its key waits", writer=self._name, topic=record.topic, error=repr(too_large)
+            )  # noqa: TRY400
             refused.add(key)
             return None
         return future
@@ -143,7 +146,9 @@ def _outcome(future: asyncio.Future[Any]) -> Written | None:
         return None
     error = future.exception()
     if error is not None:
-        level = log.error if isinstance(error, MessageSizeTooLargeError | RecordTooLargeError) else log.warning
+        level = (
+            log.error if isinstance(error, MessageSizeTooLargeError | RecordTooLargeError) else log.warning
+        )
         level("record not written", error=repr(error))
         return None
     metadata = future.result()

@@ -37,7 +37,9 @@ async def migrate(settings: Settings, catalog: Catalog) -> None:
         database = await open_database(settings, schema, size=1)
         try:
             for wiring in wirings:
-                generation = await active_generation(database, wiring) if isinstance(wiring, ProjectionWiring) else 1
+                generation = (
+                    await active_generation(database, wiring) if isinstance(wiring, ProjectionWiring) else 1
+                )
                 await register(database, admin, wiring, generation, topics)
         finally:
             await database.close()

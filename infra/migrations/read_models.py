@@ -52,16 +52,21 @@ async def _grants(admin: asyncpg.Connection[asyncpg.Record]) -> None:
 async def _ensure(admin: asyncpg.Connection[asyncpg.Record], wiring: ProjectionWiring) -> bool:
     name = wiring.projection.name
     active = await admin.fetchrow(
-        "SELECT generation, shape FROM generations WHERE projection = $1 AND standing = 'active' FOR UPDATE", name
+        "SELECT generation, shape FROM generations WHERE projection = $1 AND standing = 'active' FOR UPDATE",
+        name,
     )
     wanted = shape(wiring)
     if active is not None and active["shape"] == wanted:
         return False
-    generation = 1 + await admin.fetchval("SELECT coalesce(max(generation), 0) FROM generations WHERE projection = $1", name)
+    generation = 1 + await admin.fetchval(
+        "SELECT coalesce(max(generation), 0) FROM generations WHERE projection = $1", name
+    )
     models = [read_model(row, view, generation) for row, view in wiring.rows.items()]
     for model in models:
         await _make_table(admin, model)
-    await admin.execute("UPDATE generations SET standing = 'retired' WHERE projection = $1 AND standing = 'active'", name)
+    await admin.execute(
+        "UPDATE generations SET standing = 'retired' WHERE projection = $1 AND standing = 'active'", name
+    )
     await admin.execute("INSERT INTO generations VALUES ($1, $2, $3, 'active')", name, generation, wanted)
     for model in models:
         await _make_view(admin, model)
@@ -92,18 +97,25 @@ async def _make_table(admin: asyncpg.Connection[asyncpg.Record], model: ReadMode
 async def _ensure_indexes(admin: asyncpg.Connection[asyncpg.Record], wiring: ProjectionWiring) -> None:
     """Give every query an index: its required parameters, then its order, then the primary key as the tie-break."""
     generation = await admin.fetchval(
-        "SELECT generation FROM generations WHERE projection = $1 AND standing = 'active'", wiring.projection.name
+        "SELECT generation FROM generations WHERE projection = $1 AND standing = 'active'",
+        wiring.projection.name,
     )
     for query, row in wiring.queries.values():
         model = read_model(row, wiring.rows[row], generation)
-        required = [name for name, field in query.model_fields.items() if field.is_required() and name in row.model_fields]
+        required = [
+            name
+            for name, field in query.model_fields.items()
+            if field.is_required() and name in row.model_fields
+        ]
         columns = {f'"{name}"': "" for name in ("tenant", *required)}
         for name in query.order:
             columns.setdefault(f'"{name.lstrip("-")}"', " DESC" if name.startswith("-") else "")
         columns |= {f'"{name}"': "" for name in model.key if f'"{name}"' not in columns}
         listed = ", ".join(f"{name}{direction}" for name, direction in columns.items())
         mark = format(payload_hash(listed.encode()) & 0xFFFFFFFF, "08x")
-        await admin.execute(f'CREATE INDEX IF NOT EXISTS "{model.table}_{mark}" ON projections."{model.table}" ({listed})')
+        await admin.execute(
+            f'CREATE INDEX IF NOT EXISTS "{model.table}_{mark}" ON projections."{model.table}" ({listed})'
+        )
 
 
 async def _make_view(admin: asyncpg.Connection[asyncpg.Record], model: ReadModel) -> None:
@@ -117,7 +129,9 @@ async def _make_view(admin: asyncpg.Connection[asyncpg.Record], model: ReadModel
     await admin.execute(f"COMMENT ON VIEW {view} IS {_quoted(comment)}")
     await admin.execute(f"COMMENT ON COLUMN {view}.tenant IS {_quoted(TENANT_COMMENT)}")
     for column in model.columns:
-        await admin.execute(f'COMMENT ON COLUMN {view}."{column.name}" IS {_quoted(" ".join(column.comment.split()))}')
+        await admin.execute(
+            f'COMMENT ON COLUMN {view}."{column.name}" IS {_quoted(" ".join(column.comment.split()))}'
+        )
     await admin.execute(f"GRANT SELECT ON {view} TO triplane_read, {ANALYSTS}")
 
 

@@ -36,8 +36,14 @@ async def ensure_schemas(settings: Settings, catalog: Catalog) -> list[str]:
     return behind
 
 
-async def _ensure_roles(settings: Settings, admin: asyncpg.Connection[asyncpg.Record], schemas: list[str]) -> None:
-    await admin.execute("REVOKE CREATE, TEMPORARY ON DATABASE " + await admin.fetchval("SELECT quote_ident(current_database())") + " FROM PUBLIC")
+async def _ensure_roles(
+    settings: Settings, admin: asyncpg.Connection[asyncpg.Record], schemas: list[str]
+) -> None:
+    await admin.execute(
+        "REVOKE CREATE, TEMPORARY ON DATABASE "
+        + await admin.fetchval("SELECT quote_ident(current_database())")
+        + " FROM PUBLIC"
+    )
     known = {row["rolname"] for row in await admin.fetch("SELECT rolname FROM pg_roles")}
     if ANALYSTS not in known:
         await admin.execute(f"CREATE ROLE {ANALYSTS} NOLOGIN")
@@ -70,7 +76,10 @@ async def _behind(admin: asyncpg.Connection[asyncpg.Record], wanted: dict[str, t
     for schema, expected in _heads(wanted).items():
         exists = await admin.fetchval("SELECT to_regclass($1)", f"{schema}.alembic_version")
         current = (
-            {row["version_num"] for row in await admin.fetch(f"SELECT version_num FROM {schema}.alembic_version")}  # noqa: S608
+            {
+                row["version_num"]
+                for row in await admin.fetch(f"SELECT version_num FROM {schema}.alembic_version")
+            }  # noqa: S608
             if exists
             else set()
         )

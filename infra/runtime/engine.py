@@ -57,7 +57,8 @@ class Engine:
 async def active_generation(database: Database, wiring: ProjectionWiring) -> int:
     """Give the generation of a read model that serves."""
     rows = await database.fetch(
-        "SELECT generation FROM generations WHERE projection = $1 AND standing = 'active'", wiring.projection.name
+        "SELECT generation FROM generations WHERE projection = $1 AND standing = 'active'",
+        wiring.projection.name,
     )
     if not rows:
         raise TriplaneError(f"{wiring.name}: has no tables yet; run: triplane migrate")

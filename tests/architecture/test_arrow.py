@@ -17,6 +17,7 @@ MUTANTS = {
     "infra/http/app.py": "import aiokafka",
     "infra/stripe/provider.py": "import asyncpg",
     "infra/cli/up.py": "import stripe",
+    "infra/runtime/messages/ids.py": "import infra.runtime.running.workers",
 }
 
 

@@ -23,7 +23,9 @@ def upgrade() -> None:
             tenant text NOT NULL, record bytea NOT NULL, act uuid NOT NULL REFERENCES acts, at timestamptz NOT NULL DEFAULT now(),
             PRIMARY KEY (consumer, topic_id, partition, "offset"))"""
     )
-    op.execute("COMMENT ON TABLE overlays IS 'Records that an operator discarded: every rebuild and replay leaves them out.'")
+    op.execute(
+        "COMMENT ON TABLE overlays IS 'Records that an operator discarded: every rebuild and replay leaves them out.'"
+    )
 
 
 def downgrade() -> None:

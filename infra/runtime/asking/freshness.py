@@ -42,7 +42,6 @@ DEEPEST: Final = 100_000
 """Outboxes are counted no further."""
 
 
-
 @dataclass(slots=True)
 class Process:
     """One process that works for a consumer; ages in seconds."""

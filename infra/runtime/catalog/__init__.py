@@ -79,7 +79,9 @@ def discover() -> Catalog:
     workers = _declared(handlers, Worker)
     deciders = [wire_worker(worker, known) for worker in workers]
     by_context = {wiring.name: wiring for wiring in deciders}
-    effects = [wiring for worker in workers for wiring in wire_effects(worker, by_context[worker.context], known)]
+    effects = [
+        wiring for worker in workers for wiring in wire_effects(worker, by_context[worker.context], known)
+    ]
     flows = [wire_saga(saga, known) for saga in _declared(sagas, Saga)]
     models = [wire_projection(projection, known) for projection in _declared(projections, Projection)]
     catalog = Catalog(
@@ -109,7 +111,9 @@ def _named(wirings: list[W]) -> dict[str, W]:
     found: dict[str, W] = {}
     for wiring in wirings:
         if wiring.name in found:
-            raise WiringError(f"the consumer {wiring.name!r} is declared twice; a consumer's name is its own for ever")
+            raise WiringError(
+                f"the consumer {wiring.name!r} is declared twice; a consumer's name is its own for ever"
+            )
         found[wiring.name] = wiring
     return found
 
@@ -126,8 +130,12 @@ def _check_answerers(catalog: Catalog) -> None:
             for s in worker.deciders.get(contract.name, ())
         ] + [where(e.action.function) for e in catalog.effects.values() if contract.name in e.consumes]
         if len(answerers) > 1:
-            raise WiringError(f"{contract.name} is answered twice, by {answerers[0]} and {answerers[1]}; a command has one answerer")
+            raise WiringError(
+                f"{contract.name} is answered twice, by {answerers[0]} and {answerers[1]}; a command has one answerer"
+            )
         if not answerers:
             raise WiringError(f"{contract.name} is answered by nobody; a command has one answerer")
         if contract.public and any(contract.name in effect.consumes for effect in catalog.effects.values()):
-            raise WiringError(f"{contract.name} is public, so a `def` decides on it; {answerers[0]} acts, and only on our own")
+            raise WiringError(
+                f"{contract.name} is public, so a `def` decides on it; {answerers[0]} acts, and only on our own"
+            )

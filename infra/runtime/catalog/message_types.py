@@ -99,7 +99,9 @@ def _contract(name: str, versions: dict[int, type[Message]]) -> Contract:
     gaps = set(range(1, newest.version + 1)) - set(versions)
     if gaps:
         raise WiringError(f"{name}: version {min(gaps)} is missing; a Past with its upcaster reads it")
-    kind: Kind = "command" if issubclass(newest, Command) else "refusal" if issubclass(newest, Refusal) else "event"
+    kind: Kind = (
+        "command" if issubclass(newest, Command) else "refusal" if issubclass(newest, Refusal) else "event"
+    )
     if not issubclass(newest, Command | Event):
         raise WiringError(f"{name}: is neither an Event nor a Command")
     for model in versions.values():
@@ -134,8 +136,12 @@ def state_model(model: type[BaseModel]) -> StateModel:
     key = key_field(model)
     for name, it in model.model_fields.items():
         if name != key and it.is_required():
-            raise WiringError(f"{model.__module__}.{model.__name__}.{name}: needs a default, as a stream begins from its key")
-    return StateModel(model, model.__name__, key, marked(model, PersonalMark), _subject(model), marked(model, ClaimMark))
+            raise WiringError(
+                f"{model.__module__}.{model.__name__}.{name}: needs a default, as a stream begins from its key"
+            )
+    return StateModel(
+        model, model.__name__, key, marked(model, PersonalMark), _subject(model), marked(model, ClaimMark)
+    )
 
 
 def consumed(signature: Signature, known: dict[str, Contract]) -> list[Contract]:

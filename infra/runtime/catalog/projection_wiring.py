@@ -53,11 +53,17 @@ def wire_projection(projection: Projection, contracts: dict[str, Contract]) -> P
         if len(signature.beside) != 1 or not issubclass(signature.beside[0], Row):
             raise WiringError(f"{where(function)}: its second parameter is the row, `Row | None`")
         row = signature.beside[0]
-        view = projection.name if not rows or next(iter(rows)) is row else f"{projection.name}_{snake(row.__name__)}"
+        view = (
+            projection.name
+            if not rows or next(iter(rows)) is row
+            else f"{projection.name}_{snake(row.__name__)}"
+        )
         rows.setdefault(row, view)
         for contract in consumed(signature, contracts):
             if contract.kind == "command":
-                raise WiringError(f"{where(function)}: {contract.name} is a command; a projection folds facts")
+                raise WiringError(
+                    f"{where(function)}: {contract.name} is a command; a projection folds facts"
+                )
             paths = tuple(tuple(keys.get(name, name).split(".")) for name in marked(row, KeyMark))
             if not paths:
                 raise WiringError(f"{where(function)}: {row.__name__} has no Key[...] field")
@@ -68,10 +74,14 @@ def wire_projection(projection: Projection, contracts: dict[str, Contract]) -> P
     for query in projection.queries:
         row = _row_of(query)
         if row not in rows:
-            raise WiringError(f"{query.__module__}.{query.__name__}: asks for {row.__name__}, which no function here folds")
+            raise WiringError(
+                f"{query.__module__}.{query.__name__}: asks for {row.__name__}, which no function here folds"
+            )
         queries[snake(query.__name__)] = (query, row)
     topics = tuple(sorted({contracts[name].topic for name in folds}))
-    return ProjectionWiring(f"projections.{projection.name}", "projections", topics, projection, folds, rows, queries)
+    return ProjectionWiring(
+        f"projections.{projection.name}", "projections", topics, projection, folds, rows, queries
+    )
 
 
 def _check_path(function: Function, model: type[BaseModel], path: tuple[str, ...]) -> None:

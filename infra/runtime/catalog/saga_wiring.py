@@ -95,7 +95,9 @@ class _Reader:
         self._check_commands(signature)
         for state in self._know_states(signature.function, signature.messages):
             if state.within is None:
-                raise WiringError(f"{where(signature.function)}: {state.__name__} has no `within`, so it is never late")
+                raise WiringError(
+                    f"{where(signature.function)}: {state.__name__} has no `within`, so it is never late"
+                )
             self._lates[state] = signature
 
     def _listen(self, signature: Signature) -> list[str]:
@@ -105,7 +107,9 @@ class _Reader:
                 raise WiringError(f"{where(signature.function)}: {model.__name__} is no fact under events/")
             by = self._saga.correlations.get(model, self._saga.by)
             if by not in model.model_fields:
-                raise WiringError(f"saga {self._saga.name}: {model.__name__} has no field {by!r}; name one with saga.correlates")
+                raise WiringError(
+                    f"saga {self._saga.name}: {model.__name__} has no field {by!r}; name one with saga.correlates"
+                )
             self._correlation[type_of(model)] = by
             names.append(type_of(model))
         return names
@@ -115,19 +119,27 @@ class _Reader:
             if not issubclass(kind, State):
                 raise WiringError(f"{where(function)}: its first parameter is the state")
             if self._states.setdefault(kind.__name__, kind) is not kind:
-                raise WiringError(f"{where(function)}: two states of {self._saga.name} are named {kind.__name__}")
+                raise WiringError(
+                    f"{where(function)}: two states of {self._saga.name} are named {kind.__name__}"
+                )
         return kinds
 
     def _check_commands(self, signature: Signature) -> None:
         for model in signature.publishes:
             contract = self._contracts.get(type_of(model))
             if contract is None or contract.kind != "command":
-                raise WiringError(f"saga {self._saga.name}: {where(signature.function)} sends {model.__name__}, which is no command")
+                raise WiringError(
+                    f"saga {self._saga.name}: {where(signature.function)} sends {model.__name__}, which is no command"
+                )
 
     def _check_complete(self) -> None:
         for state in self._states.values():
             for name in self._correlation:
                 if (state, name) not in self._moves:
-                    raise WiringError(f"saga {self._saga.name}: the state {state.__name__} has no move for {name}")
+                    raise WiringError(
+                        f"saga {self._saga.name}: the state {state.__name__} has no move for {name}"
+                    )
             if state.within is not None and state not in self._lates:
-                raise WiringError(f"saga {self._saga.name}: {state.__name__} has a deadline, but no @saga.late answers it")
+                raise WiringError(
+                    f"saga {self._saga.name}: {state.__name__} has a deadline, but no @saga.late answers it"
+                )

@@ -90,7 +90,9 @@ def hints_of(function: Function) -> dict[str, Any]:
     try:
         return get_type_hints(function, include_extras=True)
     except NameError as missing:
-        raise WiringError(f"{where(function)}: the annotation {missing.name!r} does not resolve; import it") from None
+        raise WiringError(
+            f"{where(function)}: the annotation {missing.name!r} does not resolve; import it"
+        ) from None
 
 
 def read(function: Function, message: int = 0, beside: int | None = None) -> Signature:
@@ -98,16 +100,22 @@ def read(function: Function, message: int = 0, beside: int | None = None) -> Sig
     hints = hints_of(function)
     parameters = list(inspect.signature(function).parameters)
     if len(parameters) <= max(message, beside or 0):
-        raise WiringError(f"{where(function)}: takes only {len(parameters)} parameters; see the vocabulary in its package")
+        raise WiringError(
+            f"{where(function)}: takes only {len(parameters)} parameters; see the vocabulary in its package"
+        )
     missing = [name for name in parameters if name not in hints]
     if missing:
-        raise WiringError(f"{where(function)}: the parameter {missing[0]!r} has no annotation, so nothing can be injected")
+        raise WiringError(
+            f"{where(function)}: the parameter {missing[0]!r} has no annotation, so nothing can be injected"
+        )
     consumed = tuple(classes(hints[parameters[message]]))
     if not consumed:
         raise WiringError(f"{where(function)}: the parameter {parameters[message]!r} names no message")
     given = {message, beside}
     needs = {
-        name: _need(function, name, hints[name], consumed) for index, name in enumerate(parameters) if index not in given
+        name: _need(function, name, hints[name], consumed)
+        for index, name in enumerate(parameters)
+        if index not in given
     }
     return Signature(
         function=function,
@@ -115,7 +123,9 @@ def read(function: Function, message: int = 0, beside: int | None = None) -> Sig
         messages=consumed,
         beside=tuple(classes(hints[parameters[beside]])) if beside is not None else (),
         needs=needs,
-        publishes=tuple(dict.fromkeys(kind for kind in classes(hints.get("return")) if issubclass(kind, Message))),
+        publishes=tuple(
+            dict.fromkeys(kind for kind in classes(hints.get("return")) if issubclass(kind, Message))
+        ),
     )
 
 
@@ -155,7 +165,9 @@ def _need(function: Function, name: str, annotation: object, first: tuple[type[A
         found = META
     elif getattr(kind, "_is_protocol", False):
         if not inspect.iscoroutinefunction(function):
-            raise WiringError(f"{where(function)}: {name!r} is a port, but a `def` decides; only an `async def` acts")
+            raise WiringError(
+                f"{where(function)}: {name!r} is a port, but a `def` decides; only an `async def` acts"
+            )
         found = Port(kind)
     else:
         raise WiringError(
@@ -199,5 +211,7 @@ def key_field(model: type[BaseModel]) -> str:
     """Name the one `Key` field of a message, aggregate or local view."""
     keys = marked(model, KeyMark)
     if len(keys) != 1:
-        raise WiringError(f"{model.__module__}.{model.__name__}: needs exactly one Key[...] field, has {len(keys)}")
+        raise WiringError(
+            f"{model.__module__}.{model.__name__}: needs exactly one Key[...] field, has {len(keys)}"
+        )
     return keys[0]

@@ -72,7 +72,9 @@ def wire_worker(worker: Worker, contracts: dict[str, Contract]) -> DeciderWiring
     return wiring
 
 
-def wire_effects(worker: Worker, decider: DeciderWiring, contracts: dict[str, Contract]) -> Iterator[EffectWiring]:
+def wire_effects(
+    worker: Worker, decider: DeciderWiring, contracts: dict[str, Contract]
+) -> Iterator[EffectWiring]:
     """Wire each `async def` function of a worker as a consumer of its own."""
     for function in worker.handlers:
         signature = read(function)
@@ -128,9 +130,13 @@ class _Reader:
         self._know_aggregate(kind)
         for contract in consumed(signature, self._contracts):
             if contract.context != self._context:
-                raise WiringError(f"{place}: {contract.name} is not a fact of {self._context}; only its owner evolves it")
+                raise WiringError(
+                    f"{place}: {contract.name} is not a fact of {self._context}; only its owner evolves it"
+                )
             if contract.key != key_field(kind):
-                raise WiringError(f"{place}: {contract.name} is keyed by {contract.key!r}, {kind.__name__} is not")
+                raise WiringError(
+                    f"{place}: {contract.name} is keyed by {contract.key!r}, {kind.__name__} is not"
+                )
             if contract.name in self._evolvers:
                 raise WiringError(f"{place}: {contract.name} is evolved twice")
             self._evolvers[contract.name] = signature
@@ -142,7 +148,9 @@ class _Reader:
         _check_outputs(signature, self._context, self._contracts)
         for contract in consumed(signature, self._contracts):
             if contract.kind == "command" and contract.context != self._context:
-                raise WiringError(f"{where(signature.function)}: {contract.name} is answered by its own context's worker only")
+                raise WiringError(
+                    f"{where(signature.function)}: {contract.name} is answered by its own context's worker only"
+                )
             self._deciders[contract.name] = (*self._deciders.get(contract.name, ()), signature)
             self._topics.add(contract.topic)
             if contract.public and contract.kind == "command":
@@ -153,7 +161,9 @@ class _Reader:
         _check_outputs(signature, self._context, self._contracts)
         for contract in consumed(signature, self._contracts):
             if not contract.public or contract.kind == "command" or contract.context != self._context:
-                raise WiringError(f"{where(signature.function)}: {contract.name} is no public fact of {self._context}")
+                raise WiringError(
+                    f"{where(signature.function)}: {contract.name} is no public fact of {self._context}"
+                )
             if contract.name in self._adopters:
                 raise WiringError(f"{where(signature.function)}: {contract.name} is adopted twice")
             self._adopters[contract.name] = signature
@@ -162,7 +172,9 @@ class _Reader:
     def keeper(self, signature: Signature) -> None:
         need = next(iter(signature.needs.values()), None)
         if not isinstance(need, ViewOf):
-            raise WiringError(f"{where(signature.function)}: its first parameter is the Local view, its second the event")
+            raise WiringError(
+                f"{where(signature.function)}: its first parameter is the Local view, its second the event"
+            )
         self._know_view(need.kind)
         for contract in consumed(signature, self._contracts):
             self._keepers[contract.name] = (*self._keepers.get(contract.name, ()), signature)
@@ -189,9 +201,13 @@ def _check_outputs(signature: Signature, context: str, contracts: dict[str, Cont
     for model in signature.publishes:
         contract = contracts.get(type_of(model))
         if contract is None:
-            raise WiringError(f"{where(signature.function)}: publishes {model.__name__}, which is no message under events/")
+            raise WiringError(
+                f"{where(signature.function)}: publishes {model.__name__}, which is no message under events/"
+            )
         if contract.kind != "command" and contract.context != context:
-            raise WiringError(f"{where(signature.function)}: publishes {contract.name}, which belongs to {contract.context}")
+            raise WiringError(
+                f"{where(signature.function)}: publishes {contract.name}, which belongs to {contract.context}"
+            )
 
 
 def _check_contracts(wiring: DeciderWiring, contracts: dict[str, Contract]) -> None:
@@ -202,6 +218,8 @@ def _check_contracts(wiring: DeciderWiring, contracts: dict[str, Contract]) -> N
         if contract.kind == "event" and contract.name not in wiring.evolvers:
             raise WiringError(f"{contract.name}: no @worker.evolves folds it into an aggregate")
         if contract.kind == "refusal" and contract.key not in wiring.aggregates:
-            raise WiringError(f"{contract.name}: no aggregate of {wiring.name} has the key field {contract.key!r}")
+            raise WiringError(
+                f"{contract.name}: no aggregate of {wiring.name} has the key field {contract.key!r}"
+            )
         if contract.public and contract.kind != "command" and contract.name not in wiring.adopters:
             raise WiringError(f"{contract.name}: is public, but no @worker.adopts takes it in")

@@ -28,7 +28,6 @@ from infra.runtime.messages.codec import BREATHE_EVERY, Codec, Incoming, Rejecte
 log = structlog.get_logger(__name__)
 
 
-
 class Folding(Protocol):
     """What one kind of consumer does with a batch; one instance a batch."""
 
@@ -106,7 +105,9 @@ class Batcher:
         """Whose checkpoints, inbox and parking it is."""
         return self.wiring.name, self.generation
 
-    async def run(self, positions: dict[Place, Position], records: Sequence[Record]) -> tuple[Counts, set[Place]]:
+    async def run(
+        self, positions: dict[Place, Position], records: Sequence[Record]
+    ) -> tuple[Counts, set[Place]]:
         """Commit a batch; give what came of it and the partitions that were lost to another process.
 
         `positions` advances with the commit. A message that the database refuses is found by halving, and parked.
@@ -171,7 +172,9 @@ class Batcher:
         counts.skipped += len(records) - len(opened)
         return lost
 
-    async def _advance(self, tx: Connection, positions: dict[Place, Position], ends: dict[Place, int]) -> set[Place]:
+    async def _advance(
+        self, tx: Connection, positions: dict[Place, Position], ends: dict[Place, int]
+    ) -> set[Place]:
         places = sorted(ends)
         rows = await tx.fetch(
             """UPDATE checkpoints c SET next_offset = n.next, updated_at = now()
@@ -190,7 +193,9 @@ class Batcher:
         )
         return {(row["topic"], row["partition"]) for row in rows}
 
-    async def apply(self, tx: Connection, opened: Sequence[Incoming | Rejected], *, redrive: bool = False) -> Counts:
+    async def apply(
+        self, tx: Connection, opened: Sequence[Incoming | Rejected], *, redrive: bool = False
+    ) -> Counts:
         """Fold messages in `tx`: duplicates are dropped, what cannot be folded is parked under its keys.
 
         In a `redrive` nothing waits behind what is parked, as the caller holds the parked keys' locks, and nothing is
@@ -202,7 +207,11 @@ class Batcher:
         known = await self._known(tx, incoming)
         keys = {id(it): self._keys_of(folding, it) for it in opened}
         watched = {id(it): parking.watched(it, keys[id(it)]) for it in incoming}
-        blocked = set[str]() if redrive else await parking.blocked(tx, self.scope, {*chain(*keys.values(), *watched.values())})
+        blocked = (
+            set[str]()
+            if redrive
+            else await parking.blocked(tx, self.scope, {*chain(*keys.values(), *watched.values())})
+        )
         await folding.load(
             tx, [it for it in incoming if it.inbox not in known and not blocked.intersection(watched[id(it)])]
         )
@@ -226,7 +235,9 @@ class Batcher:
                 continue
             known[it.inbox] = it.hash
             if blocked.intersection(watched[id(it)]):
-                waits = Rejected(it.record, "behind", "waits behind an earlier parked message of the same key", it.envelope)
+                waits = Rejected(
+                    it.record, "behind", "waits behind an earlier parked message of the same key", it.envelope
+                )
                 to_park.append(Parked.of(waits, watched[id(it)]))
                 blocked.update(watched[id(it)])
                 continue
@@ -268,7 +279,10 @@ class Batcher:
     async def _known(self, tx: Connection, incoming: Sequence[Incoming]) -> dict[UUID, int]:
         if not incoming:
             return {}
-        rows = await tx.fetch("SELECT key, payload FROM inbox WHERE key = ANY($1::uuid[])", sorted((it.inbox for it in incoming), key=_number))
+        rows = await tx.fetch(
+            "SELECT key, payload FROM inbox WHERE key = ANY($1::uuid[])",
+            sorted((it.inbox for it in incoming), key=_number),
+        )
         return {row["key"]: row["payload"] for row in rows}
 
     async def _mark(self, tx: Connection, applied: Sequence[Incoming]) -> None:

@@ -36,7 +36,9 @@ BACKOFF_S: Final = (0.05, 0.2, 0.5, 1.0, 2.0)
 class Consumer:
     """One consumer in this process; any number of processes share its partitions out."""
 
-    def __init__(self, batcher: Batcher, bootstrap: str, topics: Mapping[str, Topic], wakeups: Wakeups) -> None:
+    def __init__(
+        self, batcher: Batcher, bootstrap: str, topics: Mapping[str, Topic], wakeups: Wakeups
+    ) -> None:
         """Consume the topics of the batcher's wiring; `topics` are those that the broker has."""
         self.batcher = batcher
         self.vitals = Vitals()
@@ -87,7 +89,9 @@ class Consumer:
         async with self._turn:
             try:
                 await self._claim_new(fetched)
-                records = [record for place, found in fetched.items() if place in self._positions for record in found]
+                records = [
+                    record for place, found in fetched.items() if place in self._positions for record in found
+                ]
                 if records:
                     await self._fold(records)
                 self._failures = 0
@@ -121,7 +125,9 @@ class Consumer:
 
     async def _count_parked_keys(self) -> int:
         rows = await self.batcher.database.fetch(
-            "SELECT count(*) AS n FROM parked_keys WHERE consumer = $1 AND generation = $2", self.name, self.batcher.generation
+            "SELECT count(*) AS n FROM parked_keys WHERE consumer = $1 AND generation = $2",
+            self.name,
+            self.batcher.generation,
         )
         found: int = rows[0]["n"]
         return found
@@ -167,7 +173,8 @@ class Consumer:
             [partition for _, partition in ordered],
         )
         claimed = {
-            (row["topic"], row["partition"]): Position(row["topic_id"], row["next_offset"], row["epoch"]) for row in rows
+            (row["topic"], row["partition"]): Position(row["topic_id"], row["next_offset"], row["epoch"])
+            for row in rows
         }
         missing = set(places) - claimed.keys()
         if missing:
@@ -185,7 +192,11 @@ class Consumer:
 
     async def _fold(self, records: list[Record]) -> None:
         firsts = {(record.topic, record.partition): record.offset for record in reversed(records)}
-        beyond = {place: self._positions[place] for place, offset in firsts.items() if offset != self._positions[place].next}
+        beyond = {
+            place: self._positions[place]
+            for place, offset in firsts.items()
+            if offset != self._positions[place].next
+        }
         if beyond:
             # Transaction markers leave gaps, but so does a log that was cut behind us.
             await self._check_reach(beyond)

@@ -12,7 +12,9 @@ from infra.postgres.database import Database
 from infra.runtime.catalog import Wiring
 
 
-async def register(database: Database, admin: Admin, wiring: Wiring, generation: int, topics: dict[str, Topic]) -> None:
+async def register(
+    database: Database, admin: Admin, wiring: Wiring, generation: int, topics: dict[str, Topic]
+) -> None:
     """Record the start offsets of a consumer in one transaction, unless they are there already.
 
     A stored position of another topic of the same name is refused: the topic was made anew, and nobody but an operator
@@ -20,7 +22,9 @@ async def register(database: Database, admin: Admin, wiring: Wiring, generation:
     """
     mine = [topics[name] for name in wiring.topics]
     rows = await database.fetch(
-        "SELECT topic, topic_id, partition FROM checkpoints WHERE consumer = $1 AND generation = $2", wiring.name, generation
+        "SELECT topic, topic_id, partition FROM checkpoints WHERE consumer = $1 AND generation = $2",
+        wiring.name,
+        generation,
     )
     known = {(row["topic"], row["partition"]): row["topic_id"] for row in rows}
     for topic in mine:

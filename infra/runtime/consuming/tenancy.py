@@ -30,12 +30,15 @@ class Tenancy:
             await self._read()
         if tenant not in self._known and self._development:
             await self._database.execute(
-                "INSERT INTO tenants (tenant, origin) VALUES ($1, 'first sight') ON CONFLICT DO NOTHING", tenant
+                "INSERT INTO tenants (tenant, origin) VALUES ($1, 'first sight') ON CONFLICT DO NOTHING",
+                tenant,
             )
             await self._read()
         standing = self._known.get(tenant)
         if standing is None:
-            raise Unacceptable("unknown_tenant", f"ce_tenantid: {tenant!r} is unknown; add it: triplane tenants add {tenant}")
+            raise Unacceptable(
+                "unknown_tenant", f"ce_tenantid: {tenant!r} is unknown; add it: triplane tenants add {tenant}"
+            )
         if standing != "active":
             raise Unacceptable("suspended_tenant", f"ce_tenantid: {tenant!r} is {standing}")
 

@@ -175,7 +175,9 @@ class Lanes:
         except Unavailable as away:
             self._breaker.failed()
             # What was begun before may have happened, also when it was only the lookup that could not be made.
-            await self._again(effect, away, standing="started" if effect.was_started else "due", give_up=False)
+            await self._again(
+                effect, away, standing="started" if effect.was_started else "due", give_up=False
+            )
         except OutcomeUnknown as unknown:
             await self._again(effect, unknown, standing="started", give_up=effect.attempts >= MAX_LOOKUPS)
         except Exception as failed:  # noqa: BLE001 - whatever it was, the call may have been made
@@ -247,7 +249,10 @@ class Lanes:
                     if not held:
                         return
                     await self._publish(tx, effect, outcome)
-                    await tx.execute("UPDATE effects SET standing = 'done', ended_at = now(), error = NULL WHERE id = $1", effect.id)
+                    await tx.execute(
+                        "UPDATE effects SET standing = 'done', ended_at = now(), error = NULL WHERE id = $1",
+                        effect.id,
+                    )
             except TRANSIENT as passing:
                 # The lease runs on; when it ends, whoever takes the effect finds its outcome outside.
                 log.warning("outcome not committed yet", lanes=self.name, error=repr(passing))

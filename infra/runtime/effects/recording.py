@@ -42,12 +42,18 @@ class Recording:
                FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bytea[], $8::timestamptz[])
                  AS e (id, consumer, tenant, key, type, headers, value, appended_at)
                ON CONFLICT (id) DO NOTHING""",
-            [derived_id(name, it.envelope.tenant, it.envelope.source, it.envelope.id, "effect") for it in self._due],
+            [
+                derived_id(name, it.envelope.tenant, it.envelope.source, it.envelope.id, "effect")
+                for it in self._due
+            ],
             [name] * len(self._due),
             [it.envelope.tenant for it in self._due],
             [it.key for it in self._due],
             [it.contract.name for it in self._due],
-            [to_json({header: raw.decode() for header, raw in it.envelope.headers()}).decode() for it in self._due],
+            [
+                to_json({header: raw.decode() for header, raw in it.envelope.headers()}).decode()
+                for it in self._due
+            ],
             [it.record.value for it in self._due],
             [it.record.at for it in self._due],
         )

@@ -57,7 +57,9 @@ class Deciding:
         if keys:
             await self._streams.lock(tx, keys)
         kept = {key for incoming in batch for key in self._kept_keys(incoming)}
-        await self._load_views(tx, kept, {key for incoming in batch for key in self._view_keys(incoming)} - kept)
+        await self._load_views(
+            tx, kept, {key for incoming in batch for key in self._view_keys(incoming)} - kept
+        )
 
     def _stream_keys(self, incoming: Incoming) -> Iterator[StreamKey]:
         tenant = incoming.envelope.tenant
@@ -84,7 +86,9 @@ class Deciding:
         value = getattr(incoming.message, need.field)
         if value is None or isinstance(value, Erased):
             return None
-        return self._codec.vault.claim_digest(incoming.envelope.tenant, need.kind.__name__, need.claim, str(value))
+        return self._codec.vault.claim_digest(
+            incoming.envelope.tenant, need.kind.__name__, need.claim, str(value)
+        )
 
     def _view_keys(self, incoming: Incoming) -> Iterator[LocalKey]:
         for signature in self.signatures(incoming):
@@ -110,8 +114,10 @@ class Deciding:
                    ON CONFLICT DO NOTHING""",
                 *map(list, zip(*ordered, strict=True)),
             )
-        for wanted, lock in ((kept, 'ORDER BY l.view COLLATE "C", l.tenant COLLATE "C", l.key COLLATE "C" FOR UPDATE OF l'),
-                             (read, "")):
+        for wanted, lock in (
+            (kept, 'ORDER BY l.view COLLATE "C", l.tenant COLLATE "C", l.key COLLATE "C" FOR UPDATE OF l'),
+            (read, ""),
+        ):
             if not wanted:
                 continue
             ordered = sorted((kind.__name__, tenant, key) for kind, tenant, key in wanted)
@@ -192,7 +198,9 @@ class Deciding:
     async def _save_views(self, tx: Connection) -> None:
         keys = sorted(self._kept, key=lambda key: (key[0].__name__, *key[1:]))
         views = [self._views[key] for key in keys]
-        subjects = {self._codec.state_subject(key[1], view) for key, view in zip(keys, views, strict=True)} - {None}
+        subjects = {
+            self._codec.state_subject(key[1], view) for key, view in zip(keys, views, strict=True)
+        } - {None}
         await self._codec.vault.warm([subject for subject in subjects if subject is not None], create=True)
         await tx.execute(
             """UPDATE locals l SET state = n.state::json, shape = n.shape
@@ -214,4 +222,6 @@ def _reshaped(kind: type[Local], row: Stored) -> str:
     text: str = row["state"]
     if row["shape"] == shape_of(kind):
         return text
-    return to_json({name: value for name, value in from_json(text).items() if name in kind.model_fields}).decode()
+    return to_json(
+        {name: value for name, value in from_json(text).items() if name in kind.model_fields}
+    ).decode()

@@ -42,7 +42,8 @@ class Projecting:
     def keys(self, incoming: Incoming) -> tuple[str, ...]:
         """Name the rows that a message reaches."""
         return tuple(
-            f"{self._models[kind].view}:{':'.join(str(part) for part in key)}" for _, (kind, key) in self._reached(incoming)
+            f"{self._models[kind].view}:{':'.join(str(part) for part in key)}"
+            for _, (kind, key) in self._reached(incoming)
         )
 
     def _reached(self, incoming: Incoming) -> tuple[tuple[FoldWiring, RowKey], ...]:
@@ -85,7 +86,9 @@ class Projecting:
             injected = _injected(fold, incoming) if fold.signature.needs else {}
             after: Row | None = fold.signature.function(incoming.message, before, **injected)
             if after is not None and self._models[at[0]].key_of(at[1][0], after) != at[1]:
-                raise WrongRow(f"{self._wiring.name}: a row's key columns may not change; delete it and make another")
+                raise WrongRow(
+                    f"{self._wiring.name}: a row's key columns may not change; delete it and make another"
+                )
             staged[at] = after
         self._rows |= staged
         self._changed |= staged.keys()
@@ -96,7 +99,9 @@ class Projecting:
             model = self._models[kind]
             filled = {key: row for (of, key), row in self._rows.items() if of is kind and row is not None}
             changed = sorted((key for key in filled if (kind, key) in self._changed), key=_sortable)
-            gone = sorted((key for (of, key), row in self._rows.items() if of is kind and row is None), key=_sortable)
+            gone = sorted(
+                (key for (of, key), row in self._rows.items() if of is kind and row is None), key=_sortable
+            )
             values = await dump_rows(self._codec, model, [(key[0], filled[key]) for key in changed])
             await model.write(tx, values)
             await model.delete(tx, gone)

@@ -94,7 +94,8 @@ class ReadModel:
         typed = [("tenant", "text"), *((column.name, column.sql) for column in self.columns)]
         names = ", ".join(f'"{name}"' for name, _ in typed)
         arrays = ", ".join(
-            f"${index}::text[]" if sql == "jsonb" else f"${index}::{sql}[]" for index, (_, sql) in enumerate(typed, 1)
+            f"${index}::text[]" if sql == "jsonb" else f"${index}::{sql}[]"
+            for index, (_, sql) in enumerate(typed, 1)
         )
         sets = ", ".join(
             f'"{column.name}" = n."{column.name}"' + ("::jsonb" if column.sql == "jsonb" else "")
@@ -123,7 +124,9 @@ class ReadModel:
     def row_values(self, data: dict[str, Any]) -> tuple[Any, ...]:
         """Put a row's values, by column name, into column order."""
         return tuple(
-            _text(column, data[column.name]) if column.document is not None or column.personal else data[column.name]
+            _text(column, data[column.name])
+            if column.document is not None or column.personal
+            else data[column.name]
             for column in self.columns
         )
 
@@ -154,7 +157,9 @@ def read_model(row: type[Row], view: str, generation: int) -> ReadModel:
     personal = set(marked(row, PersonalMark))
     columns = tuple(_column(row, name, personal=name in personal) for name in row.model_fields)
     if not row.__doc__:
-        raise WiringError(f"{row.__module__}.{row.__name__}: needs a docstring; it becomes the view's comment")
+        raise WiringError(
+            f"{row.__module__}.{row.__name__}: needs a docstring; it becomes the view's comment"
+        )
     return ReadModel(row, view, generation, columns, marked(row, KeyMark))
 
 
@@ -164,12 +169,16 @@ def _column(row: type[Row], name: str, *, personal: bool) -> Column:
     if not field.description:
         raise WiringError(f"{place}: needs a docstring below it; it becomes the column's comment")
     if name == "tenant" or name.startswith("_"):
-        raise WiringError(f"{place}: the name is taken by the engine; the tenant is part of every row by itself")
+        raise WiringError(
+            f"{place}: the name is taken by the engine; the tenant is part of every row by itself"
+        )
     if personal:
         comment = f"{field.description} Personal: encrypted here, readable by HTTP with the right role."
         return Column(name, "text", comment, personal=True, document=None)
     sql = _sql(field.annotation)
-    document: TypeAdapter[Any] | None = TypeAdapter(cast("type[Any]", field.annotation)) if sql == "jsonb" else None
+    document: TypeAdapter[Any] | None = (
+        TypeAdapter(cast("type[Any]", field.annotation)) if sql == "jsonb" else None
+    )
     return Column(name, sql, field.description, personal=False, document=document)
 
 

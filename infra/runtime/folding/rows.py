@@ -12,18 +12,21 @@ from infra.runtime.messages.codec import Codec, Seal
 from projections import Row
 
 
-async def load_rows(codec: Codec, model: ReadModel, stored: Sequence[Stored]) -> dict[tuple[Any, ...], Row | None]:
+async def load_rows(
+    codec: Codec, model: ReadModel, stored: Sequence[Stored]
+) -> dict[tuple[Any, ...], Row | None]:
     """Read rows of a read model by their primary key; a skeleton is `None`."""
     seal = codec.state_seal(model.row)
     data = [(row["tenant"], model.to_data(row) if row["_filled"] else None) for row in stored]
     keys = [tuple(row[name] for name in model.primary_key) for row in stored]
     if seal is not None:
-        await codec.vault.warm({seal.subject_in(tenant, it) for tenant, it in data if it is not None}, create=False)
-        data = [
-            (tenant, None if it is None else _unsealed(codec, seal, tenant, it)) for tenant, it in data
-        ]
+        await codec.vault.warm(
+            {seal.subject_in(tenant, it) for tenant, it in data if it is not None}, create=False
+        )
+        data = [(tenant, None if it is None else _unsealed(codec, seal, tenant, it)) for tenant, it in data]
     return {
-        key: None if it is None else model.row.model_construct(**it) for key, (_, it) in zip(keys, data, strict=True)
+        key: None if it is None else model.row.model_construct(**it)
+        for key, (_, it) in zip(keys, data, strict=True)
     }
 
 
@@ -36,7 +39,9 @@ async def dump_rows(codec: Codec, model: ReadModel, rows: Sequence[tuple[str, Ro
     """Write rows, each `(tenant, row)`, as values in column order, the tenant first."""
     seal = codec.state_seal(model.row)
     if seal is not None:
-        subjects = {subject for tenant, row in rows if (subject := codec.state_subject(tenant, row)) is not None}
+        subjects = {
+            subject for tenant, row in rows if (subject := codec.state_subject(tenant, row)) is not None
+        }
         await codec.vault.warm(subjects, create=True)
     values = []
     for tenant, row in rows:

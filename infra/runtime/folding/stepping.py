@@ -135,7 +135,9 @@ class Stepping:
             return Instance()
         kind = self._wiring.states.get(row["state_name"]) or self._wiring.past.get(row["state_name"])
         if kind is None:
-            raise NoMove(f"saga {self._wiring.saga.name}: its state {row['state_name']!r} is unknown to the code; keep the class")
+            raise NoMove(
+                f"saga {self._wiring.saga.name}: its state {row['state_name']!r} is unknown to the code; keep the class"
+            )
         (state,) = await self._codec.load_states(kind, [(row["tenant"], row["state"])])
         while type(state).__name__ in self._wiring.past:
             state = state.upcast()
@@ -161,7 +163,9 @@ class Stepping:
         opened = await self._codec.open_all(self._wiring.name, 1, self._wiring.listens, records)
         for row, incoming in zip(rows, opened, strict=True):
             if isinstance(incoming, Rejected):
-                raise Unacceptable(incoming.reason, f"an event that came early cannot be read any more: {incoming.detail}")
+                raise Unacceptable(
+                    incoming.reason, f"an event that came early cannot be read any more: {incoming.detail}"
+                )
             self._early.setdefault((row["tenant"], row["key"]), []).append((row["position"], incoming))
 
     # -- fold -------------------------------------------------------------------------------------------------------
@@ -225,11 +229,17 @@ class Stepping:
         self._merge(key, staged)
         return True
 
-    def _decided(self, signature: Signature, given: tuple[Any, ...], cause: Envelope, now: datetime) -> Step[Any]:
+    def _decided(
+        self, signature: Signature, given: tuple[Any, ...], cause: Envelope, now: datetime
+    ) -> Step[Any]:
         extra = {NOW: now, META: metadata_of(cause), NEW_ID: Ids(self._wiring.name, cause)}
-        step = signature.function(*given, **{name: extra[str(need)] for name, need in signature.needs.items()})
+        step = signature.function(
+            *given, **{name: extra[str(need)] for name, need in signature.needs.items()}
+        )
         if not isinstance(step, Step):
-            raise NoMove(f"saga {self._wiring.saga.name}: {signature.name} returned no step; return go(...) or stay(...)")
+            raise NoMove(
+                f"saga {self._wiring.saga.name}: {signature.name} returned no step; return go(...) or stay(...)"
+            )
         return step
 
     def _take(self, staged: Staged, key: InstanceKey, step: Step[Any], because: str, cause: Envelope) -> None:
@@ -256,7 +266,9 @@ class Stepping:
         staged.taken.append(Taken(key, version, because, cause.id, was, type(state).__name__, names))
         messages: list[Message] = [*step.commands, self._advanced(key, staged, was)]
         for number, message in enumerate(messages):
-            message_id = derived_id(self._wiring.name, cause.tenant, cause.source, cause.id, f"{version}.{number}")
+            message_id = derived_id(
+                self._wiring.name, cause.tenant, cause.source, cause.id, f"{version}.{number}"
+            )
             staged.sent.append((message, self._envelope(message, message_id, key, after, cause), message_id))
 
     def _advanced(self, key: InstanceKey, staged: Staged, was: str | None) -> SagaAdvanced:
@@ -334,7 +346,9 @@ class Stepping:
             return
         instances = [self._instances[key] for key in changed]
         states = [instance.state for instance in instances if instance.state is not None]
-        subjects = {self._codec.state_subject(key[0], state) for key, state in zip(changed, states, strict=True)}
+        subjects = {
+            self._codec.state_subject(key[0], state) for key, state in zip(changed, states, strict=True)
+        }
         await self._codec.vault.warm([subject for subject in subjects if subject is not None], create=True)
         tenants, keys = [key[0] for key in changed], [key[1] for key in changed]
         await tx.execute(
@@ -411,7 +425,9 @@ class Stepping:
         for message, envelope, message_id in self._sent:
             contract = self._codec.catalog.of(type(message))
             value = self._codec.encode(contract, envelope.tenant, message)
-            outgoing.append(Outgoing(message_id, contract.topic, str(getattr(message, contract.key)), envelope, value))
+            outgoing.append(
+                Outgoing(message_id, contract.topic, str(getattr(message, contract.key)), envelope, value)
+            )
             outbox.check_size(outgoing[-1])
         await outbox.write(tx, outgoing)
 

@@ -93,7 +93,9 @@ class Streams:
 
     # -- load -------------------------------------------------------------------------------------------------------
 
-    async def lock_claims(self, tx: Connection, wanted: Collection[tuple[Digest, str, str, str]]) -> set[StreamKey]:
+    async def lock_claims(
+        self, tx: Connection, wanted: Collection[tuple[Digest, str, str, str]]
+    ) -> set[StreamKey]:
         """Lock claimed values, each `(digest, kind, claim, tenant)`; give the streams that hold any."""
         by_digest = {digest: (kind, claim, tenant) for digest, kind, claim, tenant in wanted}
         missing = sorted(by_digest.keys() - self._loaded_claims)
@@ -105,7 +107,8 @@ class Streams:
                 *map(list, zip(*(by_digest[digest] for digest in missing), strict=True)),
             )
             rows = await tx.fetch(
-                "SELECT digest, holder FROM claims WHERE digest = ANY($1::bytea[]) ORDER BY digest FOR UPDATE", missing
+                "SELECT digest, holder FROM claims WHERE digest = ANY($1::bytea[]) ORDER BY digest FOR UPDATE",
+                missing,
             )
             self._claims |= {row["digest"]: row["holder"] for row in rows}
             self._loaded_claims |= {row["digest"] for row in rows}
@@ -142,7 +145,9 @@ class Streams:
         for row in rows:
             model = self._models[row["kind"]]
             if row["version"] == 0:
-                self._streams[row["kind"], row["tenant"], row["key"]] = Stream(0, 0, initial(model, row["key"]))
+                self._streams[row["kind"], row["tenant"], row["key"]] = Stream(
+                    0, 0, initial(model, row["key"])
+                )
             elif row["shape"] == shape_of(model.model):
                 by_kind.setdefault(row["kind"], []).append(row)
             else:
@@ -255,7 +260,9 @@ class Streams:
             for value in has - had:
                 digest = self._codec.vault.claim_digest(key[1], key[0], claim, value)
                 if digest not in self._claims and digest not in attempt.claims:
-                    raise Undeclared(f"{key[0]}.{claim} is taken unseen; ask for its Holder in the handler's signature")
+                    raise Undeclared(
+                        f"{key[0]}.{claim} is taken unseen; ask for its Holder in the handler's signature"
+                    )
                 if self.holder(attempt, digest) not in {None, key[2]}:
                     raise Undeclared(f"{key[0]}.{claim} is held by another {key[0]}; the handler must refuse")
                 attempt.claims[digest] = (key[0], claim, key[1], key[2])
@@ -264,7 +271,9 @@ class Streams:
 
     async def save(self, tx: Connection) -> None:
         """Write aggregates, events, claims and outbox, each in one statement."""
-        changed = {key: stream for key, stream in self._streams.items() if stream.version != max(stream.stored, 0)}
+        changed = {
+            key: stream for key, stream in self._streams.items() if stream.version != max(stream.stored, 0)
+        }
         await self._warm(changed)
         await self._save_streams(tx, changed)
         outgoing = [self._outgoing_of(*published) for published in self._published]
@@ -272,7 +281,9 @@ class Streams:
         await self._save_claims(tx)
         await outbox.write(tx, outgoing)
 
-    def _outgoing_of(self, contract: Contract, message: Message, envelope: Envelope, message_id: UUID) -> Outgoing:
+    def _outgoing_of(
+        self, contract: Contract, message: Message, envelope: Envelope, message_id: UUID
+    ) -> Outgoing:
         value = self._codec.encode(contract, envelope.tenant, message)
         outgoing = Outgoing(message_id, contract.topic, str(getattr(message, contract.key)), envelope, value)
         outbox.check_size(outgoing)
@@ -292,7 +303,9 @@ class Streams:
         await self._codec.vault.warm(subjects, create=True)
 
     async def _save_streams(self, tx: Connection, changed: dict[StreamKey, Stream]) -> None:
-        skeletons = [key for key, stream in self._streams.items() if stream.stored == 0 and stream.version == 0]
+        skeletons = [
+            key for key, stream in self._streams.items() if stream.stored == 0 and stream.version == 0
+        ]
         if skeletons:
             await tx.execute(
                 """DELETE FROM aggregates a USING unnest($1::text[], $2::text[], $3::text[]) AS gone (kind, tenant, key)
@@ -313,7 +326,9 @@ class Streams:
                 [self._codec.dump_state(key[1], changed[key].state) for key in keys],
             )
             if len(written) != len(keys):
-                raise Undeclared("a decision opened a stream that exists already; ask for it in the handler's signature")
+                raise Undeclared(
+                    "a decision opened a stream that exists already; ask for it in the handler's signature"
+                )
 
     async def _save_facts(self, tx: Connection, bodies: dict[UUID, bytes]) -> None:
         facts = self._facts

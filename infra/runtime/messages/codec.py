@@ -92,8 +92,15 @@ def seal_of(model: type[BaseModel], name: str) -> Seal | None:
 @cache
 def shape_of(model: type[BaseModel]) -> int:
     """Give a signed 64-bit hash of a state's fields and their parts; a snapshot of another shape is folded anew from its events."""
-    fields = sorted(f"{name}:{field.annotation}={field.default!r}" for name, field in model.model_fields.items())
-    parts = {it for field in model.model_fields.values() for it in classes(field.annotation) if issubclass(it, BaseModel)}
+    fields = sorted(
+        f"{name}:{field.annotation}={field.default!r}" for name, field in model.model_fields.items()
+    )
+    parts = {
+        it
+        for field in model.model_fields.values()
+        for it in classes(field.annotation)
+        if issubclass(it, BaseModel)
+    }
     fields += sorted(f"{part.__name__}={shape_of(part)}" for part in parts if part is not model)
     return int.from_bytes(blake2b("\n".join(fields).encode(), digest_size=8).digest(), "big", signed=True)
 
@@ -157,20 +164,26 @@ class Codec:
         inbound = topic.endswith(".inbound")
         contract = self.catalog.contracts.get(envelope.type)
         if contract is None:
-            raise Unacceptable("unknown_type", f"ce_type: {envelope.type!r} is no message of this platform; see the catalogue")
+            raise Unacceptable(
+                "unknown_type",
+                f"ce_type: {envelope.type!r} is no message of this platform; see the catalogue",
+            )
         home = f"{contract.context}.inbound" if inbound else contract.topic
         if topic != home:
             raise Unacceptable("wrong_topic", f"ce_type: {contract.name} belongs on {home}")
         if envelope.version not in contract.versions:
             known = ", ".join(str(version) for version in sorted(contract.versions))
             raise Unacceptable(
-                "unknown_version", f"ce_dataschema: version {envelope.version} of {contract.name} is unknown; known: {known}"
+                "unknown_version",
+                f"ce_dataschema: version {envelope.version} of {contract.name} is unknown; known: {known}",
             )
         if inbound and not contract.public:
             raise Unacceptable("not_public", f"ce_type: {contract.name} is not taken from outside")
         return contract
 
-    def _open(self, consumer: str, generation: int, record: Record, envelope: Envelope, body: bytes) -> Incoming | Rejected:
+    def _open(
+        self, consumer: str, generation: int, record: Record, envelope: Envelope, body: bytes
+    ) -> Incoming | Rejected:
         contract = self.catalog.contracts[envelope.type]
         try:
             message = self.decode(contract, envelope, body, trusted=not record.inbound)
@@ -178,7 +191,9 @@ class Codec:
             return Rejected(record, wrong.reason, wrong.detail, envelope)
         key = str(getattr(message, contract.key))
         if not record.inbound and record.key != key.encode():
-            return Rejected(record, "wrong_key", f"the record's key is not the body's {contract.key}", envelope)
+            return Rejected(
+                record, "wrong_key", f"the record's key is not the body's {contract.key}", envelope
+            )
         inbox = inbox_key(consumer, generation, envelope.tenant, envelope.source, envelope.id)
         return Incoming(record, envelope, contract, message, key, inbox, payload_hash(body))
 
@@ -235,7 +250,9 @@ class Codec:
             return [model.model_validate_json(text) for _, text in rows]
         parsed = [(tenant, from_json(text)) for tenant, text in rows]
         await self.vault.warm({seal.subject_in(tenant, data) for tenant, data in parsed}, create=False)
-        return [model.model_validate_json(to_json(seal.open(self.vault, tenant, data))) for tenant, data in parsed]
+        return [
+            model.model_validate_json(to_json(seal.open(self.vault, tenant, data))) for tenant, data in parsed
+        ]
 
     def dump_state(self, tenant: str, state: BaseModel) -> str:
         """Write a snapshot, sealed (warm the vault with `state_subject` first)."""

@@ -80,7 +80,9 @@ def open_record(record: Record) -> tuple[Envelope, bytes]:
             raise Unacceptable("structured_inside", "structured mode is accepted on .inbound only")
         return open_structured(record.value, record.at, inbound=record.inbound)
     if not _JSON.match(content_type):
-        raise Unacceptable("content_type", f"content-type {content_type!r} is not JSON; send application/json")
+        raise Unacceptable(
+            "content_type", f"content-type {content_type!r} is not JSON; send application/json"
+        )
     attributes = {name[3:]: text for name, text in headers.items() if name.startswith("ce_")}
     if "traceparent" in headers:
         attributes["traceparent"] = headers["traceparent"]
@@ -101,7 +103,11 @@ def _as_relayed(record: Record) -> Envelope | None:
             headers["ce_dataschema"],
             headers["content-type"],
         )
-        texts = [_short(headers[name]) for name in ("ce_id", "ce_time", "ce_correlationid", "ce_causationid", "traceparent") if name in headers]
+        texts = [
+            _short(headers[name])
+            for name in ("ce_id", "ce_time", "ce_correlationid", "ce_causationid", "traceparent")
+            if name in headers
+        ]
         if len(texts) == _FULL:
             message_id, time, correlation, causation, traceparent = texts
         elif "traceparent" not in headers and len(texts) == _FULL - 1:
@@ -111,7 +117,11 @@ def _as_relayed(record: Record) -> Envelope | None:
             return None
         sequence = headers.get("ce_sequence", b"")
         at = datetime.fromisoformat(time)
-        if at.tzinfo is None or sequence is None or max(map(len, filter(None, headers.values()))) > MAX_HEADER_BYTES:
+        if (
+            at.tzinfo is None
+            or sequence is None
+            or max(map(len, filter(None, headers.values()))) > MAX_HEADER_BYTES
+        ):
             return None
         return Envelope(
             id=message_id,
@@ -143,7 +153,14 @@ def _short(raw: bytes | None) -> str:
 def _same_for_many(*raw: bytes | None) -> tuple[str, str, str, int]:
     """Check the attributes that repeat from record to record: specversion, type, source, tenant, schema, content type."""
     specversion, kind, source, tenant, schema, content_type = ((it or b"").decode() for it in raw)
-    attributes = {"specversion": specversion, "type": kind, "source": source, "tenantid": tenant, "id": "-", "dataschema": schema}
+    attributes = {
+        "specversion": specversion,
+        "type": kind,
+        "source": source,
+        "tenantid": tenant,
+        "id": "-",
+        "dataschema": schema,
+    }
     if content_type != "application/json":
         raise Unacceptable("content_type", "not as a relay writes it")
     envelope = envelope_of(attributes, datetime.fromtimestamp(0, UTC), inbound=False)
@@ -155,12 +172,16 @@ def open_structured(value: bytes, at: datetime, *, inbound: bool) -> tuple[Envel
     return open_event(strict_json.parse(value), at, inbound=inbound)
 
 
-def open_event(event: object, at: datetime, *, inbound: bool, tenant: str | None = None) -> tuple[Envelope, bytes]:
+def open_event(
+    event: object, at: datetime, *, inbound: bool, tenant: str | None = None
+) -> tuple[Envelope, bytes]:
     """Read a parsed structured-mode CloudEvent; `tenant` is that of one that names none."""
     if not isinstance(event, dict):
         raise Unacceptable("not_an_object", "a structured CloudEvent is a JSON object with the field 'data'")
     if "data" not in event:
-        raise Unacceptable("missing_field", "data: missing; put the message's JSON there (data_base64 is not read)")
+        raise Unacceptable(
+            "missing_field", "data: missing; put the message's JSON there (data_base64 is not read)"
+        )
     attributes: dict[str, str] = {} if tenant is None else {"tenantid": tenant}
     for name, attribute in cast("dict[str, object]", event).items():
         if name == "data" or attribute is None:
@@ -183,7 +204,9 @@ def envelope_of(attributes: dict[str, str], at: datetime, *, inbound: bool) -> E
     for name in ("id", "type", "source", "tenantid", "subject", "correlationid", "causationid"):
         text = attributes.get(name)
         if text is not None and not (text and len(text) <= MAX_ATTRIBUTE and _PRINTABLE.match(text)):
-            raise Unacceptable("invalid_attribute", f"ce_{name}: send 1 to {MAX_ATTRIBUTE} printable characters")
+            raise Unacceptable(
+                "invalid_attribute", f"ce_{name}: send 1 to {MAX_ATTRIBUTE} printable characters"
+            )
     if attributes["specversion"] != "1.0":
         raise Unacceptable("specversion", f"ce_specversion: {attributes['specversion']!r}; only 1.0 is read")
     if not TENANT.match(attributes["tenantid"]):
@@ -208,12 +231,16 @@ def envelope_of(attributes: dict[str, str], at: datetime, *, inbound: bool) -> E
 
 def _headers(record: Record) -> dict[str, str]:
     if len(record.headers) > MAX_HEADERS:
-        raise Unacceptable("too_many_headers", f"{len(record.headers)} headers; at most {MAX_HEADERS} are read")
+        raise Unacceptable(
+            "too_many_headers", f"{len(record.headers)} headers; at most {MAX_HEADERS} are read"
+        )
     found: dict[str, str] = {}
     for name, raw in record.headers:
         ours = name.startswith("ce_") or name in {"content-type", "traceparent"}
         if raw is not None and len(raw) > MAX_HEADER_BYTES:
-            raise Unacceptable("header_too_large", f"{name[:80]}: {len(raw)} bytes; at most {MAX_HEADER_BYTES} are read")
+            raise Unacceptable(
+                "header_too_large", f"{name[:80]}: {len(raw)} bytes; at most {MAX_HEADER_BYTES} are read"
+            )
         if not ours:
             continue
         if name in found:
@@ -231,7 +258,9 @@ def _refuse_reserved(attributes: dict[str, Any]) -> None:
     if "sequence" in attributes:
         raise Unacceptable("reserved", "ce_sequence: is given by the owner of a stream; leave it out")
     if attributes["source"].startswith(INTERNAL_SOURCE):
-        raise Unacceptable("reserved", f"ce_source: {INTERNAL_SOURCE}* is the platform's own; name your system instead")
+        raise Unacceptable(
+            "reserved", f"ce_source: {INTERNAL_SOURCE}* is the platform's own; name your system instead"
+        )
 
 
 def _version(attributes: dict[str, str]) -> int:
@@ -241,7 +270,9 @@ def _version(attributes: dict[str, str]) -> int:
     found = _SCHEMA.match(schema)
     if found is None or found[1] != attributes["type"]:
         expected = f"urn:triplane:{attributes['type']}:<version>"
-        raise Unacceptable("dataschema", f"ce_dataschema: {schema[:200]!r} does not fit; send {expected} or leave it out")
+        raise Unacceptable(
+            "dataschema", f"ce_dataschema: {schema[:200]!r} does not fit; send {expected} or leave it out"
+        )
     return int(found[2])
 
 

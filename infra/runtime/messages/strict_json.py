@@ -20,12 +20,18 @@ def parse(value: bytes) -> Any:
     try:
         text = value.decode("utf-8")
     except UnicodeDecodeError as wrong:
-        raise Unacceptable("not_utf8", f"the body is not UTF-8 (byte {wrong.start}); send JSON in UTF-8") from None
+        raise Unacceptable(
+            "not_utf8", f"the body is not UTF-8 (byte {wrong.start}); send JSON in UTF-8"
+        ) from None
     if _too_deep(text):
         raise Unacceptable("too_deep", f"the body nests deeper than {MAX_DEPTH} levels; send it flatter")
     try:
         parsed = json.loads(
-            text, object_pairs_hook=_once_each, parse_constant=_no_constant, parse_int=_bounded, parse_float=_float
+            text,
+            object_pairs_hook=_once_each,
+            parse_constant=_no_constant,
+            parse_int=_bounded,
+            parse_float=_float,
         )
     except json.JSONDecodeError as wrong:
         where = f"line {wrong.lineno} column {wrong.colno}"
@@ -73,13 +79,17 @@ def _no_constant(name: str) -> NoReturn:
 
 def _bounded(digits: str) -> int:
     if len(digits) > MAX_DIGITS:
-        raise Unacceptable("number_too_long", f"a number has {len(digits)} digits; at most {MAX_DIGITS} are read")
+        raise Unacceptable(
+            "number_too_long", f"a number has {len(digits)} digits; at most {MAX_DIGITS} are read"
+        )
     return int(digits)
 
 
 def _float(digits: str) -> float:
     if len(digits) > MAX_DIGITS:
-        raise Unacceptable("number_too_long", f"a number has {len(digits)} digits; at most {MAX_DIGITS} are read")
+        raise Unacceptable(
+            "number_too_long", f"a number has {len(digits)} digits; at most {MAX_DIGITS} are read"
+        )
     number = float(digits)
     if number in (float("inf"), float("-inf")):
         raise Unacceptable("not_a_number", f"{digits[:40]} is out of range; send a finite number")
@@ -94,7 +104,9 @@ def _check_escapes(value: object) -> None:
             try:
                 value.encode("utf-8")
             except UnicodeEncodeError:
-                raise Unacceptable("lone_surrogate", "a text holds a lone surrogate; send valid Unicode") from None
+                raise Unacceptable(
+                    "lone_surrogate", "a text holds a lone surrogate; send valid Unicode"
+                ) from None
         case dict():
             for name, inner in value.items():
                 _check_escapes(name)

@@ -65,11 +65,16 @@ class Vault:
         )
         if len(self._cache) > 100_000:
             # What somebody warmed up a moment ago stays until they have used it.
-            self._cache = {subject: it for subject, it in self._cache.items() if it[0] >= horizon - CACHE_SECONDS}
+            self._cache = {
+                subject: it for subject, it in self._cache.items() if it[0] >= horizon - CACHE_SECONDS
+            }
         for row in rows:
             subject = (row["tenant"], row["subject"])
             wrapped = row["wrapped"]
-            self._cache[subject] = (read_at, AESGCM(self._unwrap(subject, wrapped)) if wrapped is not None else None)
+            self._cache[subject] = (
+                read_at,
+                AESGCM(self._unwrap(subject, wrapped)) if wrapped is not None else None,
+            )
 
     def seal(self, subject: Subject, field: str, value: Any) -> dict[str, Any]:
         """Encrypt one value; a subject whose key is destroyed gets the erased mark instead."""
@@ -93,7 +98,8 @@ class Vault:
             return from_json(key.decrypt(raw[:_NONCE], raw[_NONCE:], _bound_to(subject, field)))
         except (InvalidTag, KeyError, ValueError, TypeError):
             raise Unacceptable(
-                "wrong_seal", f"{field}: was not sealed for this tenant and subject; a sealed value cannot be copied"
+                "wrong_seal",
+                f"{field}: was not sealed for this tenant and subject; a sealed value cannot be copied",
             ) from None
 
     def seal_bytes(self, tenant: str, value: bytes) -> bytes:

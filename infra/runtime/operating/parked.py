@@ -74,7 +74,12 @@ class NotFirst(TriplaneError):
 
 
 async def parked(
-    database: Database, *, consumer: str | None = None, tenant: str | None = None, reason: str | None = None, limit: int = 1_000
+    database: Database,
+    *,
+    consumer: str | None = None,
+    tenant: str | None = None,
+    reason: str | None = None,
+    limit: int = 1_000,
 ) -> list[ParkedMessage]:
     """List what is parked in a schema, in the order in which it would be redriven."""
     rows = await database.fetch(
@@ -131,7 +136,9 @@ async def redrive(batcher: Batcher, parked_id: int) -> bool:
                 return False
             opened = await batcher.open([await _thaw(batcher.codec, row)])
             # What could not be read when it was parked may need states by now that something else waits for.
-            await _must_be_first(tx, row, [key for it in opened if isinstance(it, Incoming) for key in batcher.watched(it)])
+            await _must_be_first(
+                tx, row, [key for it in opened if isinstance(it, Incoming) for key in batcher.watched(it)]
+            )
             counts = await batcher.apply(tx, opened, redrive=True)
             if counts.refused is not None:
                 raise StillFails(counts.refused.reason, counts.refused.detail)
@@ -140,7 +147,10 @@ async def redrive(batcher: Batcher, parked_id: int) -> bool:
     except REFUSALS as refused:
         fails = refused if isinstance(refused, StillFails) else _still_fails(refused)
         await batcher.database.execute(
-            "UPDATE parked SET reason = $2, detail = $3 WHERE id = $1", parked_id, fails.reason, fails.detail[:2000]
+            "UPDATE parked SET reason = $2, detail = $3 WHERE id = $1",
+            parked_id,
+            fails.reason,
+            fails.detail[:2000],
         )
         raise fails from None
 
@@ -220,7 +230,9 @@ async def _must_be_first(tx: Connection, row: Any, keys: Sequence[str]) -> None:
         keys,
     )
     if before is not None:
-        raise NotFirst(f"an earlier message of the same key is parked (number {before}): redrive or discard it first")
+        raise NotFirst(
+            f"an earlier message of the same key is parked (number {before}): redrive or discard it first"
+        )
 
 
 async def _release(tx: Connection, row: Any) -> None:

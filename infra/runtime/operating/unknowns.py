@@ -46,8 +46,12 @@ async def retry(engine: Engine, effect: UnknownEffect, *, who: str, why: str) ->
         why=why,
         at=datetime.now(UTC),
     )
-    await operations.record(engine.databases["operations"], engine.codec, act, tenant=effect.tenant, who=who, why=why)
-    return await _changed(engine, effect, "standing = 'started', attempts = 0, not_before = now(), expires_at = '-infinity'")
+    await operations.record(
+        engine.databases["operations"], engine.codec, act, tenant=effect.tenant, who=who, why=why
+    )
+    return await _changed(
+        engine, effect, "standing = 'started', attempts = 0, not_before = now(), expires_at = '-infinity'"
+    )
 
 
 async def abandon(engine: Engine, effect: UnknownEffect, *, who: str, why: str) -> bool:
@@ -60,7 +64,9 @@ async def abandon(engine: Engine, effect: UnknownEffect, *, who: str, why: str) 
         why=why,
         at=datetime.now(UTC),
     )
-    await operations.record(engine.databases["operations"], engine.codec, act, tenant=effect.tenant, who=who, why=why)
+    await operations.record(
+        engine.databases["operations"], engine.codec, act, tenant=effect.tenant, who=who, why=why
+    )
     return await _changed(engine, effect, "standing = 'done', ended_at = now()")
 
 

@@ -39,7 +39,9 @@ def check_size(outgoing: Outgoing) -> None:
     """Refuse what the broker would refuse."""
     if len(outgoing.value) > MAX_RECORD_BYTES:
         size = len(outgoing.value)
-        raise Unacceptable("too_large", f"{outgoing.envelope.type}: {size} bytes; at most {MAX_RECORD_BYTES} are published")
+        raise Unacceptable(
+            "too_large", f"{outgoing.envelope.type}: {size} bytes; at most {MAX_RECORD_BYTES} are published"
+        )
 
 
 async def write(tx: Connection, messages: Sequence[Outgoing]) -> None:
@@ -53,6 +55,9 @@ async def write(tx: Connection, messages: Sequence[Outgoing]) -> None:
         [message.id for message in messages],
         [message.topic for message in messages],
         [message.key for message in messages],
-        [to_json([(name, text.decode()) for name, text in message.envelope.headers()]).decode() for message in messages],
+        [
+            to_json([(name, text.decode()) for name, text in message.envelope.headers()]).decode()
+            for message in messages
+        ],
         [message.value for message in messages],
     )

@@ -156,7 +156,9 @@ class Relay:
         for bucket in buckets:
             del self._epochs[bucket]
         await self.database.execute(
-            "UPDATE buckets SET expires_at = '-infinity' WHERE owner = $1 AND bucket = ANY($2::smallint[])", self._me, buckets
+            "UPDATE buckets SET expires_at = '-infinity' WHERE owner = $1 AND bucket = ANY($2::smallint[])",
+            self._me,
+            buckets,
         )
 
     def _forget(self) -> None:

@@ -33,7 +33,12 @@ class Deadlines:
     """Fires the deadlines of one saga; any number of processes may, each instance's row lock decides."""
 
     def __init__(
-        self, wiring: SagaWiring, batcher: Batcher, admin: Admin, topics: Mapping[str, Topic], wakeups: Wakeups
+        self,
+        wiring: SagaWiring,
+        batcher: Batcher,
+        admin: Admin,
+        topics: Mapping[str, Topic],
+        wakeups: Wakeups,
     ) -> None:
         """Fire deadlines of `wiring`'s saga through the same database and codec as its consumer's `batcher`."""
         self.name = f"deadlines.{wiring.saga.name}"

@@ -74,7 +74,13 @@ class Housekeeping:
         if await self._has("events"):
             for row in await self._database.fetch(_GAPS):
                 self.vitals.count(gaps=1)
-                log.error("gap in a stream", schema=self._database.schema, kind=row["kind"], tenant=row["tenant"], key=row["key"])
+                log.error(
+                    "gap in a stream",
+                    schema=self._database.schema,
+                    kind=row["kind"],
+                    tenant=row["tenant"],
+                    key=row["key"],
+                )
 
     async def _expire_parked(self) -> None:
         """Parked bytes from outside may hold personal values that nobody can erase, so they expire."""
@@ -87,5 +93,7 @@ class Housekeeping:
                 log.warning("parked message expired", name=gone.name, tenant=gone.tenant, reason=gone.reason)
 
     async def _has(self, table: str) -> bool:
-        rows = await self._database.fetch("SELECT to_regclass($1) IS NOT NULL AS found", f"{self._database.schema}.{table}")
+        rows = await self._database.fetch(
+            "SELECT to_regclass($1) IS NOT NULL AS found", f"{self._database.schema}.{table}"
+        )
         return bool(rows[0]["found"])

@@ -94,7 +94,9 @@ def select(catalog: Catalog, names: Iterable[str]) -> tuple[list[Wiring], list[s
 class Workers:
     """The consumers and relays of this process."""
 
-    def __init__(self, settings: Settings, catalog: Catalog, ports: Callable[[Settings], Mapping[type, object]]) -> None:
+    def __init__(
+        self, settings: Settings, catalog: Catalog, ports: Callable[[Settings], Mapping[type, object]]
+    ) -> None:
         """Prepare; `ports` makes the implementations of what `async def` handlers ask for, when any of them runs."""
         self._settings = settings
         self._catalog = catalog
@@ -110,7 +112,9 @@ class Workers:
             ready()
             await self._supervise(engine, running, stop)
 
-    async def _assemble(self, engine: Engine, wirings: list[Wiring], relays: list[str]) -> dict[str, list[Runs]]:
+    async def _assemble(
+        self, engine: Engine, wirings: list[Wiring], relays: list[str]
+    ) -> dict[str, list[Runs]]:
         topics = await engine.admin.topics(sorted({topic for wiring in wirings for topic in wiring.topics}))
         acts = any(isinstance(wiring, EffectWiring) for wiring in wirings)
         ports = self._ports(self._settings) if acts else {}
@@ -126,7 +130,9 @@ class Workers:
                 parts.append(Deadlines(wiring, batcher, engine.admin, topics, wakeups))
             running.setdefault(wiring.schema, []).extend(parts)
         for schema in relays:
-            running.setdefault(schema, []).append(Relay(engine.databases[schema], self._settings.kafka, wakeups))
+            running.setdefault(schema, []).append(
+                Relay(engine.databases[schema], self._settings.kafka, wakeups)
+            )
         for schema, parts in running.items():
             parts.append(Housekeeping(engine.databases[schema]))
         return running
@@ -137,7 +143,10 @@ class Workers:
         parts = [part for group in running.values() for part in group]
         _watch(parts)
         tasks = [asyncio.create_task(part.run(stop), name=part.name) for part in parts]
-        beats = [asyncio.create_task(self._beat(engine.databases[schema], group, stop)) for schema, group in running.items()]
+        beats = [
+            asyncio.create_task(self._beat(engine.databases[schema], group, stop))
+            for schema, group in running.items()
+        ]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
             for task in done:
@@ -176,7 +185,9 @@ class Workers:
     async def _silence(self, engine: Engine, running: dict[str, list[Runs]]) -> None:
         for schema in running:
             with contextlib.suppress(*TRANSIENT):
-                await engine.databases[schema].execute("DELETE FROM heartbeats WHERE process = $1", self._process)
+                await engine.databases[schema].execute(
+                    "DELETE FROM heartbeats WHERE process = $1", self._process
+                )
 
 
 def _watch(parts: list[Runs]) -> None:
