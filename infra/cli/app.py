@@ -16,6 +16,7 @@ import infra.cli
 from infra.cli.errors import Code, CommandError
 from infra.embedded import EmbeddedError
 from infra.embedded.lock import HomeTaken
+from infra.errors import TriplaneError
 from infra.settings import SettingsError, home_path
 
 FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -35,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:  # noqa: PLR0911 - one for 
         return _fail(
             f"{error}: it is up already; stop it with `triplane down`, or choose another --home", Code.REFUSED
         )
-    except EmbeddedError as error:
+    except (EmbeddedError, TriplaneError) as error:
         return _fail(str(error), Code.FAILED)
     except KeyboardInterrupt:
         return Code.INTERRUPTED

@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -38,7 +38,7 @@ def demo(
         int | None, typer.Option(help="The same seed sends the same messages, byte by byte.")
     ] = None,
 ) -> None:
-    """Send a realistic stream from outside over several tenants, and see what the read models make of it."""
+    """Send a realistic stream from outside, and see what comes of it."""
     lost = asyncio.run(_demo(events, seed if seed is not None else int(time.time())))
     if lost:
         raise SystemExit(Code.FAILED)
@@ -63,7 +63,7 @@ async def _demo(events: int, seed: int) -> bool:
 
 
 @asynccontextmanager
-async def _platform() -> AsyncIterator[None]:
+async def _platform() -> AsyncGenerator[None]:
     """Use the platform that runs in this home, or run one for the demo."""
     from infra.embedded.lock import holder
 
@@ -159,7 +159,7 @@ async def _parked(connection: Connection) -> Counter[str]:
         if "engine" in labels:
             for row in await connection.fetch(
                 f"SELECT reason, count(*) AS n FROM {schema}.parked GROUP BY reason"
-            ):  # noqa: S608
+            ):
                 found[row["reason"]] += row["n"]
     return found
 

@@ -22,7 +22,7 @@ commands = typer.Typer()
 
 @commands.command()
 def down() -> None:
-    """Stop the running `up` of this home, and whatever a killed one left behind."""
+    """Stop this home's `up`, and whatever a killed one left behind."""
     home = home_path()
     pid = holder(home)
     if pid is None:

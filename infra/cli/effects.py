@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import getpass
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Annotated
 from uuid import UUID
@@ -51,7 +51,7 @@ def abandon(effect: Effect, why: Why) -> None:
 
 
 @asynccontextmanager
-async def _engine() -> AsyncIterator[Engine]:
+async def _engine() -> AsyncGenerator[Engine]:
     from infra.runtime.catalog import discover
     from infra.runtime.engine import open_engine
 

@@ -24,7 +24,7 @@ def erase(
     *,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
-    """Erase somebody: ids and amounts stay, what was personal reads as erased. It cannot be undone."""
+    """Erase somebody for ever. Ids and amounts stay, what was personal reads as erased."""
     if not why.strip():
         msg = "--why is needed: it is kept with who did it"
         raise CommandError(msg, Code.USAGE)

@@ -59,7 +59,7 @@ def publish(
     *,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
-    """Check events like `.inbound` does and send them; they are durable when this ends, broker or no broker."""
+    """Check events as `.inbound` does, and send them. They are durable when this ends, broker or no broker."""
     settings = Settings.load()
     with _opened(file) as source:
         report = asyncio.run(_publish(settings, source, tenant))

@@ -15,7 +15,7 @@ commands = typer.Typer()
 
 @commands.command()
 def sql(tenant: Annotated[str, typer.Argument(help="The one tenant whose rows the login sees.")]) -> None:
-    """Print the URI of a tenant's read-only login (views in schema `read`); it is made at the first call."""
+    """Print the URI of a tenant's read-only login. It sees the views in schema `read`, and is made at the first call."""
     typer.echo(asyncio.run(_login(Settings.load(), tenant)))
 
 

@@ -23,7 +23,7 @@ commands = typer.Typer()
 
 @commands.command()
 def status(*, as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:
-    """Show the processes and addresses of this home, and how far behind everything is."""
+    """Show what runs, where it answers and how far behind it is."""
     report = processes(home_path())
     if report["state"] == "running":
         report["engine"] = asyncio.run(_engine())

@@ -32,7 +32,7 @@ def test(
         list[str] | None, typer.Argument(help="For pytest alone; without any, everything runs.")
     ] = None,
 ) -> None:
-    """Run linters, type checkers and tests; with arguments, pytest with these."""
+    """Run all checks and tests; with arguments, pytest with these."""
     home = home_path() / "test"
     with _servers(home, home_path() / "software") as environment:
         failed = [] if arguments else _checks(home, environment)

@@ -18,7 +18,7 @@ commands = typer.Typer()
 
 @commands.command()
 def up() -> None:
-    """Set up what is missing, start everything, and run until Ctrl-C or `triplane down`."""
+    """Set up what is missing, and run everything until Ctrl-C. `triplane down` stops it from elsewhere."""
     home = home_path()
     with locked(home):
         os.umask(0o077)

@@ -21,7 +21,7 @@ def work(
         list[str] | None, typer.Argument(help="Consumers, contexts or relays; all of them by default.")
     ] = None,
 ) -> None:
-    """Run what the names select (`workers`, `payments`, `sagas.activation`, `projections`, ...) until told to stop."""
+    """Run consumers and relays until told to stop. Names: `workers`, `payments`, `sagas.activation`, `projections`, ..."""
     import uvloop
 
     from infra.runtime.running.workers import UnknownName

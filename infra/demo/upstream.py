@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -92,13 +93,13 @@ class Stream:
 
     def __iter__(self) -> Iterator[Send]:
         """Interleave what belongs to different people at random; what belongs together keeps its order."""
-        placed = []
+        placed: list[tuple[float, Send]] = []
         for group in self._groups:
             at = self.random.random()
             for send in group:
                 at += self.random.random() * 0.02 + send.late
                 placed.append((at, send))
-        placed.sort(key=lambda it: it[0])
+        placed.sort(key=itemgetter(0))
         return (send for _, send in placed)
 
     # -- who does what ----------------------------------------------------------------------------------------------

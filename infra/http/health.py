@@ -84,7 +84,7 @@ def _dead(parts: list[Part]) -> str | None:
 
 async def _behind(services: Services) -> list[str]:
     expected = _expected()
-    asked = (f"SELECT '{schema}' AS schema, version_num FROM {schema}.alembic_version" for schema in expected)  # noqa: S608 - names from the code
+    asked = (f"SELECT '{schema}' AS schema, version_num FROM {schema}.alembic_version" for schema in expected)
     rows = await services.monitor.fetch(" UNION ALL ".join(asked))
     current: dict[str, set[str]] = {}
     for row in rows:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from faststream import FastStream
@@ -22,7 +22,7 @@ async def run(bootstrap: str, work: Callable[[asyncio.Event], Awaitable[None]]) 
     stop = asyncio.Event()
 
     @asynccontextmanager
-    async def lifespan() -> AsyncIterator[None]:
+    async def lifespan() -> AsyncGenerator[None]:
         working = asyncio.ensure_future(work(stop))
         working.add_done_callback(lambda _: application.exit())
         try:

@@ -25,10 +25,17 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
     def __init__(self, rebalanced: Callable[[], Awaitable[None]]) -> None:
         self._rebalanced = rebalanced
 
-    async def on_partitions_revoked(self, revoked: Any) -> None:  # noqa: ARG002 - the client's signature
+    # The client awaits both, though its own are declared plain.
+    async def on_partitions_revoked(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        revoked: Any,  # noqa: ARG002 - the client's signature
+    ) -> None:
         await self._rebalanced()
 
-    async def on_partitions_assigned(self, assigned: Any) -> None:  # noqa: ARG002 - the client's signature
+    async def on_partitions_assigned(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        assigned: Any,  # noqa: ARG002 - the client's signature
+    ) -> None:
         await self._rebalanced()
 
 

@@ -90,7 +90,7 @@ class Writer:
         except MessageSizeTooLargeError as too_large:
             log.error(
                 "record refused; its key waits", writer=self._name, topic=record.topic, error=repr(too_large)
-            )  # noqa: TRY400
+            )
             refused.add(key)
             return None
         return future

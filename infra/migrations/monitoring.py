@@ -75,7 +75,7 @@ async def _make_outcomes(admin: asyncpg.Connection[asyncpg.Record], schema: str,
     reason = f"CASE WHEN type IN ({refusals}) THEN payload ->> 'reason' END" if refusals else "NULL::text"
     await admin.execute(
         f"""CREATE OR REPLACE VIEW {schema}.outcomes AS
-            SELECT id, tenant, type, key, version, correlation, recorded_at, {reason} AS reason FROM {schema}.events"""  # noqa: S608 - names from the code
+            SELECT id, tenant, type, key, version, correlation, recorded_at, {reason} AS reason FROM {schema}.events"""
     )
     await admin.execute(f"ALTER VIEW {schema}.outcomes OWNER TO triplane_{schema}")
     await admin.execute(

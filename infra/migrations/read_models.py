@@ -89,7 +89,7 @@ async def _make_table(admin: asyncpg.Connection[asyncpg.Record], model: ReadMode
     )
     await admin.execute(
         f"""CREATE POLICY login ON {table} FOR SELECT TO {ANALYSTS}
-            USING (tenant = (SELECT l.tenant FROM projections.logins l WHERE l.role = current_user))"""  # noqa: S608 - names from the code
+            USING (tenant = (SELECT l.tenant FROM projections.logins l WHERE l.role = current_user))"""
     )
     await admin.execute(f"GRANT SELECT ON {table} TO triplane_read, {ANALYSTS}")
 
@@ -123,7 +123,7 @@ async def _make_view(admin: asyncpg.Connection[asyncpg.Record], model: ReadModel
     view = f'read."{model.view}"'
     await admin.execute(f"DROP VIEW IF EXISTS {view}")
     await admin.execute(
-        f'CREATE VIEW {view} WITH (security_invoker = true, security_barrier = true) AS SELECT {columns} FROM projections."{model.table}"'  # noqa: S608
+        f'CREATE VIEW {view} WITH (security_invoker = true, security_barrier = true) AS SELECT {columns} FROM projections."{model.table}"'
     )
     comment = " ".join((model.row.__doc__ or "").split())
     await admin.execute(f"COMMENT ON VIEW {view} IS {_quoted(comment)}")

@@ -79,7 +79,7 @@ async def _behind(admin: asyncpg.Connection[asyncpg.Record], wanted: dict[str, t
             {
                 row["version_num"]
                 for row in await admin.fetch(f"SELECT version_num FROM {schema}.alembic_version")
-            }  # noqa: S608
+            }
             if exists
             else set()
         )

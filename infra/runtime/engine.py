@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -69,7 +69,7 @@ async def active_generation(database: Database, wiring: ProjectionWiring) -> int
 @asynccontextmanager
 async def open_engine(
     settings: Settings, catalog: Catalog, schemas: Iterable[str], *, size: int = 6
-) -> AsyncIterator[Engine]:
+) -> AsyncGenerator[Engine]:
     """Open `schemas`, each under its own role with at most `size` connections, with the vault and the tenants."""
     wanted = sorted({*schemas, "vault", "tenancy"})
     opened = await asyncio.gather(*(open_database(settings, schema, size=size) for schema in wanted))

@@ -15,8 +15,8 @@ from events import Message
 from infra.kafka.record import Place, Record
 from infra.postgres.database import Connection
 from infra.runtime.consuming.batch import Batcher, Counts, Position
+from infra.runtime.effects import lanes as effects
 from infra.runtime.effects.lanes import Lanes, Leased
-from infra.runtime.effects.lanes import lanes as effects
 from infra.runtime.folding.injection import flattened
 from infra.runtime.messages.codec import Incoming, Rejected
 

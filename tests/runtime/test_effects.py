@@ -15,8 +15,8 @@ import pytest
 from events import Message
 from handlers import OutcomeUnknown, Unavailable
 from infra.runtime.catalog import EffectWiring
+from infra.runtime.effects import lanes as effecting
 from infra.runtime.effects.lanes import Lanes, Leased
-from infra.runtime.effects.lanes import lanes as effecting
 from infra.runtime.folding.injection import flattened
 from infra.runtime.operating import unknowns
 from infra.runtime.publishing.wakeup import Wakeups

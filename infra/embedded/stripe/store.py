@@ -159,7 +159,7 @@ class Store:
     async def get(self, kind: str, id_: str) -> Object:
         """Give one object; refuses an unknown id."""
         table = "events" if kind == "event" else "objects"
-        sql = f"SELECT body FROM {table} WHERE id = $1" + ("" if kind == "event" else " AND kind = $2")  # noqa: S608
+        sql = f"SELECT body FROM {table} WHERE id = $1" + ("" if kind == "event" else " AND kind = $2")
         body = await self._pool.fetchval(sql, id_, *([] if kind == "event" else [kind]))
         if body is None:
             raise _missing(kind, id_)
@@ -175,9 +175,9 @@ class Store:
         """List newest first, below the object `before`; each condition is SQL with `{}` for its value."""
         given = [(sql, value) for sql, value in conditions if value is not None]
         if before is not None:
-            given.append((f"seq < (SELECT seq FROM {table} WHERE id = {{}})", before))  # noqa: S608 - our own names
+            given.append((f"seq < (SELECT seq FROM {table} WHERE id = {{}})", before))
         where = " AND ".join(["true", *(sql.format(f"${n}") for n, (sql, _) in enumerate(given, 1))])
-        sql = f"SELECT body FROM {table} WHERE {where} ORDER BY seq DESC LIMIT {limit + 1}"  # noqa: S608 - our own names
+        sql = f"SELECT body FROM {table} WHERE {where} ORDER BY seq DESC LIMIT {limit + 1}"
         rows = await self._pool.fetch(sql, *(value for _, value in given))
         return Page([row["body"] for row in rows[:limit]], len(rows) > limit)
 

@@ -283,7 +283,7 @@ class Gauge:
             f"""SELECT '{{schema}}' AS schema,
                   (SELECT count(*) FROM (SELECT FROM "{{schema}}".outbox LIMIT {DEEPEST}) AS counted) AS depth,
                   (SELECT extract(epoch FROM now() - written_at)::float8 FROM "{{schema}}".outbox ORDER BY position LIMIT 1)
-                    AS age""",  # noqa: S608 - a constant
+                    AS age""",
         )
         return {row["schema"]: Outbox(row["depth"], max(0.0, row["age"] or 0.0)) for row in rows}
 

@@ -124,7 +124,7 @@ class Deciding:
             rows = await tx.fetch(
                 f"""SELECT l.view, l.tenant, l.key, l.shape, l.state FROM locals l
                     JOIN unnest($1::text[], $2::text[], $3::text[]) AS w (view, tenant, key) USING (view, tenant, key)
-                    {lock}""",  # noqa: S608 - one of two constants
+                    {lock}""",
                 *map(list, zip(*ordered, strict=True)),
             )
             stored = {(row["view"], row["tenant"], row["key"]): row for row in rows}

@@ -78,12 +78,12 @@ class ReadModel:
         arrays = ", ".join(f"${index}::{sql}[]" for index, sql in enumerate(self._key_types, 1))
         columns = [list(column) for column in zip(*keys, strict=True)]
         await tx.execute(
-            f'INSERT INTO "{self.table}" ({names}) SELECT * FROM unnest({arrays}) ON CONFLICT DO NOTHING',  # noqa: S608 - names from the code
+            f'INSERT INTO "{self.table}" ({names}) SELECT * FROM unnest({arrays}) ON CONFLICT DO NOTHING',
             *columns,
         )
         return await tx.fetch(
             f"""SELECT t.* FROM "{self.table}" t JOIN unnest({arrays}) AS w ({names}) USING ({names})
-                ORDER BY {", ".join(f't."{name}"::text COLLATE "C"' for name in self.primary_key)} FOR UPDATE OF t""",  # noqa: S608
+                ORDER BY {", ".join(f't."{name}"::text COLLATE "C"' for name in self.primary_key)} FOR UPDATE OF t""",
             *columns,
         )
 
@@ -105,7 +105,7 @@ class ReadModel:
         same = " AND ".join(f't."{name}" = n."{name}"' for name in self.primary_key)
         await tx.execute(
             f"""UPDATE "{self.table}" t SET {sets + ", " if sets else ""}_filled = true
-                FROM unnest({arrays}) AS n ({names}) WHERE {same}""",  # noqa: S608 - names from the code
+                FROM unnest({arrays}) AS n ({names}) WHERE {same}""",
             *[list(column) for column in zip(*rows, strict=True)],
         )
 
@@ -117,7 +117,7 @@ class ReadModel:
         arrays = ", ".join(f"${index}::{sql}[]" for index, sql in enumerate(self._key_types, 1))
         same = " AND ".join(f't."{name}" = w."{name}"' for name in self.primary_key)
         await tx.execute(
-            f'DELETE FROM "{self.table}" t USING unnest({arrays}) AS w ({names}) WHERE {same}',  # noqa: S608 - names from the code
+            f'DELETE FROM "{self.table}" t USING unnest({arrays}) AS w ({names}) WHERE {same}',
             *[list(column) for column in zip(*keys, strict=True)],
         )
 
@@ -191,12 +191,7 @@ def _sql(annotation: object) -> str:
     if origin is not None:
         inner = {_sql(it) for it in get_args(annotation) if it is not type(None)}
         return inner.pop() if len(inner) == 1 else "jsonb"
-    supertype = getattr(annotation, "__supertype__", None)
-    if supertype is not None:
-        return _sql(supertype)
-    for kind in classes(annotation):
-        if kind in _SCALARS:
-            return _SCALARS[kind]
-        if issubclass(kind, Enum):
-            return "text"
-    return "jsonb"
+    if hasattr(annotation, "__supertype__"):
+        return _sql(annotation.__supertype__)
+    (kind,) = tuple(classes(annotation))
+    return "text" if issubclass(kind, Enum) else _SCALARS.get(kind, "jsonb")

@@ -35,9 +35,9 @@ _NEW: Final = """(SELECT kind, tenant, key, version, shape, state::json AS state
     FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::text[])
     AS n (kind, tenant, key, version, shape, state)) AS n"""
 _UPDATE: Final = f"""UPDATE aggregates a SET version = n.version, shape = n.shape, state = n.state FROM {_NEW}
-    WHERE (a.kind, a.tenant, a.key) = (n.kind, n.tenant, n.key) RETURNING 1"""  # noqa: S608 - a constant
+    WHERE (a.kind, a.tenant, a.key) = (n.kind, n.tenant, n.key) RETURNING 1"""
 _INSERT: Final = f"""INSERT INTO aggregates (kind, tenant, key, version, shape, state)
-    SELECT kind, tenant, key, version, shape, state FROM {_NEW} ON CONFLICT DO NOTHING RETURNING 1"""  # noqa: S608 - a constant
+    SELECT kind, tenant, key, version, shape, state FROM {_NEW} ON CONFLICT DO NOTHING RETURNING 1"""
 
 
 class Undeclared(TriplaneError, ValueError):

@@ -120,7 +120,7 @@ class Following:
                      AND c.topic = p.topic AND c.partition = p.partition
                 LEFT JOIN projections.parked parked ON parked.consumer = $3 AND parked.generation = g.generation
                      AND parked.message_id = o.id::text AND parked.tenant = o.tenant
-                WHERE o.id = ANY($1::uuid[])""",  # noqa: S608 - a context of the code
+                WHERE o.id = ANY($1::uuid[])""",
             wanted,
             model.projection.name,
             model.name,

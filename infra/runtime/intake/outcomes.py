@@ -77,7 +77,7 @@ class Outcomes:
                   (SELECT json_build_object('offset', p."offset", 'next', (
                      SELECT max(next_offset) FROM {schema}.checkpoints c WHERE c.consumer = $3 AND c.generation = 1
                        AND c.topic = p.topic AND c.partition = p.partition))
-                   FROM intake.published p WHERE p.id = $6) AS published""",  # noqa: S608 - a context of the code
+                   FROM intake.published p WHERE p.id = $6) AS published""",
             inbox_key(wiring.name, 1, token.tenant, token.source, token.id),
             token.id,
             wiring.name,
@@ -108,7 +108,7 @@ class Outcomes:
             for number in range(MAX_OUTPUTS)
         ]
         rows = await self._monitor.fetch(
-            f"SELECT id, type, key, version, recorded_at, reason FROM {schema}.outcomes WHERE id = ANY($1::uuid[])",  # noqa: S608
+            f"SELECT id, type, key, version, recorded_at, reason FROM {schema}.outcomes WHERE id = ANY($1::uuid[])",
             ids,
         )
         by_id = {row["id"]: row for row in rows}

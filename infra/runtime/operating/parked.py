@@ -85,7 +85,7 @@ async def parked(
     rows = await database.fetch(
         f"""SELECT {_COLUMNS} FROM parked
             WHERE ($1::text IS NULL OR consumer = $1) AND ($2::text IS NULL OR tenant = $2)
-              AND ($3::text IS NULL OR reason = $3) ORDER BY id LIMIT $4""",  # noqa: S608 - constant columns
+              AND ($3::text IS NULL OR reason = $3) ORDER BY id LIMIT $4""",
         consumer,
         tenant,
         reason,

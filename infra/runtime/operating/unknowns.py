@@ -72,7 +72,7 @@ async def abandon(engine: Engine, effect: UnknownEffect, *, who: str, why: str) 
 
 async def _changed(engine: Engine, effect: UnknownEffect, change: str) -> bool:
     rows = await engine.databases[effect.schema].fetch(
-        f"UPDATE effects SET {change} WHERE id = $1 AND standing = 'unknown' RETURNING 1",  # noqa: S608 - one of two constants
+        f"UPDATE effects SET {change} WHERE id = $1 AND standing = 'unknown' RETURNING 1",
         effect.id,
     )
     return bool(rows)

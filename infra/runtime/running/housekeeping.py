@@ -63,7 +63,7 @@ class Housekeeping:
             if not await self._has(table):
                 continue
             status = await self._database.execute(
-                f"DELETE FROM {table} WHERE ctid = ANY(ARRAY(SELECT ctid FROM {table} WHERE {condition} LIMIT 50000))"  # noqa: S608 - constants
+                f"DELETE FROM {table} WHERE ctid = ANY(ARRAY(SELECT ctid FROM {table} WHERE {condition} LIMIT 50000))"
             )
             forgotten = int(status.split()[-1])
             if forgotten:
