@@ -191,7 +191,8 @@ def _sql(annotation: object) -> str:
     if origin is not None:
         inner = {_sql(it) for it in get_args(annotation) if it is not type(None)}
         return inner.pop() if len(inner) == 1 else "jsonb"
-    if hasattr(annotation, "__supertype__"):
-        return _sql(annotation.__supertype__)
+    supertype: object = getattr(annotation, "__supertype__", None)
+    if supertype is not None:
+        return _sql(supertype)
     (kind,) = tuple(classes(annotation))
     return "text" if issubclass(kind, Enum) else _SCALARS.get(kind, "jsonb")
