@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -18,6 +19,7 @@ from unittest.mock import patch
 from uuid import uuid4
 
 import asyncpg
+import httpx
 import psutil
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
@@ -30,6 +32,7 @@ from infra.runtime.catalog.schemas import chains
 from infra.settings import Settings, home_path
 
 T = TypeVar("T")
+NOWHERE = "http://127.0.0.1:9"
 
 AWAY: tuple[type[BaseException], ...] = (
     OSError,
@@ -103,8 +106,10 @@ class Sent:
     tenant: str
     key: str
     type: str
-    body: dict[str, Any]
+    body: dict[str, Any] | bytes
     id: str = field(default_factory=lambda: str(uuid4()))
+    headers: dict[str, str] = field(default_factory=dict[str, str])
+    """Further headers, or others than those that every message has."""
 
 
 class Installation:
@@ -115,6 +120,7 @@ class Installation:
         self.home = home
         self._software = software
         self._servers: subprocess.Popen[str] | None = None
+        self._reader: threading.Thread
         self._workers: list[Process] = []
         self.settings: Settings
 
@@ -127,7 +133,8 @@ class Installation:
         assert self._servers.stdout
         assert "ready\n" in self._servers.stdout, "the embedded servers did not start; see their logs"
         # Nobody reads on, and a full pipe would stop them.
-        threading.Thread(target=self._servers.stdout.read, daemon=True).start()
+        self._reader = threading.Thread(target=self._servers.stdout.read, daemon=True)
+        self._reader.start()
         with patch.dict(os.environ, plain_environment(), clear=True):
             self.settings = Settings.load(self.home)
         asyncio.run(migrate(self.settings, self.catalog))
@@ -140,6 +147,9 @@ class Installation:
         if self._servers is not None:
             self._servers.terminate()
             self._servers.wait(60)
+            self._reader.join()
+            if self._servers.stdout:
+                self._servers.stdout.close()
 
     def kill_server(self, name: str) -> None:
         """Take the life of `kafka` or `postgres`; their supervisor starts it again."""
@@ -159,9 +169,9 @@ class Installation:
         arguments = ["work", *names] if module == "infra.cli" else list(names)
         log = self.home / "logs" / f"worker-{len(self._workers)}.log"
         log.parent.mkdir(exist_ok=True)
-        process = Process(
-            python(module, *arguments), log, {**plain_environment(), "TRIPLANE_HOME": str(self.home), **environment}
-        )
+        # Nobody is charged in earnest: unless a test runs the simulator, there is no provider.
+        given = {"TRIPLANE_HOME": str(self.home), "TRIPLANE_STRIPE_API_BASE": NOWHERE, **environment}
+        process = Process(python(module, *arguments), log, {**plain_environment(), **given})
         self._workers.append(process)
         return process
 
@@ -174,6 +184,24 @@ class Installation:
             yield process
         finally:
             process.kill()
+
+    @contextmanager
+    def provider(self) -> Generator[str]:
+        """Run the Stripe simulator as long as the block runs; give its address."""
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = int(probe.getsockname()[1])
+        base = f"http://127.0.0.1:{port}"
+
+        def answers() -> bool:
+            try:
+                return httpx.get(base, timeout=1, trust_env=False).status_code > 0
+            except httpx.HTTPError:
+                return False
+
+        with self.working("--port", str(port), module="infra.embedded.stripe"):
+            self.until(answers, 30, "the simulator answers")
+            yield base
 
     # -- upstream ---------------------------------------------------------------------------------------------------
 
@@ -203,9 +231,12 @@ class Installation:
                 "ce_type": message.type,
                 "ce_source": "upstream",
                 "ce_tenantid": message.tenant,
+                **message.headers,
             }
-            body = json.dumps(message.body).encode()
-            producer.produce(message.topic, body, message.key, headers=list(headers.items()), on_delivery=told)
+            body = message.body if isinstance(message.body, bytes) else json.dumps(message.body).encode()
+            producer.produce(
+                message.topic, body, message.key, headers=list(headers.items()), on_delivery=told
+            )
             producer.poll(0)
             time.sleep(max(0.0, began + number / per_second - time.monotonic()))
         assert producer.flush(120) == 0
@@ -302,8 +333,10 @@ class Installation:
                 if message.error() is not None:
                     open_ones.discard(number)
                     continue
-                headers = {name: (raw or b"").decode() for name, raw in message.headers() or []}
-                found.append((number, (message.key() or b"").decode(), headers, message.value() or b""))
+                headers: Any = message.headers() or []
+                key: Any = message.key() or b""
+                texts = {name: (raw or b"").decode() for name, raw in headers}
+                found.append((number, key.decode(), texts, bytes(message.value() or b"")))
         consumer.close()
         assert not open_ones, "the topic could not be read to its end"
         return found

@@ -23,7 +23,7 @@ FULL = {errno.ENOSPC, errno.EDQUOT}
 HELPERS = {"__main__", "app", "errors", "progress", "terminal"}
 
 
-def main(arguments: list[str] | None = None) -> int:  # noqa: PLR0911 - one for every way to end
+def main(arguments: list[str] | None = None) -> int:  # noqa: C901, PLR0911 - one for every way to end
     """Run `triplane` with these arguments (default: the process's) and return its exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -44,6 +44,8 @@ def main(arguments: list[str] | None = None) -> int:  # noqa: PLR0911 - one for 
         # the reader of our output has left (`| head`): not worth a word, and Python must not try to flush either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Code.DONE
+    except ConnectionError as away:
+        return _fail(f"{away.strerror or away}: is the platform up? (triplane status)", Code.FAILED)
     except OSError as error:
         if error.errno in FULL:
             return _fail(

@@ -76,6 +76,7 @@ async def _platform() -> AsyncGenerator[None]:
         yield
         return
     typer.echo("no platform runs in this home: starting one for the demo")
+    (home / "endpoints.json").unlink(missing_ok=True)  # of a run that was killed
     up = await asyncio.create_subprocess_exec(sys.executable, "-m", "infra.cli", "up")
     try:
         while not (home / "endpoints.json").exists():

@@ -31,7 +31,8 @@ def count_histories(installation: Installation, sent: Stream) -> Count:
     counted = Count()
     histories: dict[tuple[str, str], list[str]] = defaultdict(list)
     for row in installation.query(
-        "SELECT tenant, key, type FROM accounts.events WHERE tenant = ANY($1) ORDER BY tenant, key, version", sent.tenants
+        "SELECT tenant, key, type FROM accounts.events WHERE tenant = ANY($1) ORDER BY tenant, key, version",
+        sent.tenants,
     ):
         histories[row["tenant"], row["key"]].append(row["type"].removeprefix("accounts."))
     for key, due in sent.histories.items():
@@ -39,7 +40,9 @@ def count_histories(installation: Installation, sent: Stream) -> Count:
         counted.compare(Counter((*key, it) for it in found), Counter((*key, it) for it in due))
         counted.disordered += Counter(found) == Counter(due) and found != due
     counted.doubled += len(histories)
-    counted.doubled += installation.value("SELECT count(*) FROM accounts.parked WHERE tenant = ANY($1)", sent.tenants)
+    counted.doubled += installation.value(
+        "SELECT count(*) FROM accounts.parked WHERE tenant = ANY($1)", sent.tenants
+    )
     return counted
 
 
@@ -70,7 +73,9 @@ def count(installation: Installation, sent: Stream) -> Count:
         "SELECT count(*) FROM sagas.deadlines": 0,
     }.items():
         of_tenants = f"{found} {'AND' if 'WHERE' in found else 'WHERE'} tenant = ANY($1)"
-        counted.compare(Counter({(found,): installation.value(of_tenants, sent.tenants)}), Counter({(found,): due}))
+        counted.compare(
+            Counter({(found,): installation.value(of_tenants, sent.tenants)}), Counter({(found,): due})
+        )
     for schema in {*DECIDERS, *FOLDERS} - {"accounts"}:
         parked = f"SELECT count(*) FROM {schema}.parked WHERE tenant = ANY($1)"
         counted.doubled += installation.value(parked, sent.tenants)

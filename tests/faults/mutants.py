@@ -23,8 +23,8 @@ from infra.runtime.messages.codec import Incoming, Rejected
 
 def hurried() -> None:
     """No mutant: leases of a few seconds, so that a test need not wait a minute for a dead process's."""
-    effects.LEASE_S = 5.0  # type: ignore[misc]
-    effects.CALL_S = 3.0  # type: ignore[misc]
+    effects.LEASE_S = 5.0
+    effects.CALL_S = 3.0
 
 
 def forgetful() -> None:
@@ -36,8 +36,8 @@ def forgetful() -> None:
     async def mark(_: Batcher, __: Connection, ___: Sequence[Incoming]) -> None:
         return
 
-    Batcher._known = known  # type: ignore[method-assign]
-    Batcher._mark = mark  # type: ignore[method-assign]
+    Batcher._known = known
+    Batcher._mark = mark
 
 
 def hasty() -> None:
@@ -59,7 +59,7 @@ def hasty() -> None:
         await asyncio.sleep(0.4)
         return await commit(self, positions, records, opened, counts)
 
-    Batcher._commit = ahead  # type: ignore[method-assign]
+    Batcher._commit = ahead
 
 
 def careless() -> None:
@@ -77,8 +77,8 @@ def careless() -> None:
     async def outcome(self: Lanes, effect: Leased) -> list[Message]:
         return list(flattened(await self._call(self._wiring.action, effect)))
 
-    Lanes._call = anew  # type: ignore[method-assign]
-    Lanes._outcome = outcome  # type: ignore[method-assign]
+    Lanes._call = anew
+    Lanes._outcome = outcome
 
 
 def impatient() -> None:
@@ -88,10 +88,12 @@ def impatient() -> None:
     async def consumed(_: Deadlines, __: dict[Place, int]) -> bool:
         return True
 
-    Deadlines._consumed = consumed  # type: ignore[method-assign]
+    Deadlines._consumed = consumed
 
 
-MUTANTS: dict[str, Callable[[], None]] = {it.__name__: it for it in (hurried, forgetful, hasty, careless, impatient)}
+MUTANTS: dict[str, Callable[[], None]] = {
+    it.__name__: it for it in (hurried, forgetful, hasty, careless, impatient)
+}
 
 
 if __name__ == "__main__":

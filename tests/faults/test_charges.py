@@ -14,23 +14,12 @@ import httpx
 import pytest
 
 from tests.installation import Installation, Sent
-from tests.stripe.running import free_port
 
 
 @pytest.fixture(scope="module")
 def provider(installation: Installation) -> Generator[str]:
     """Run the simulator; give its address."""
-    port = free_port()
-    with installation.working("--port", str(port), module="infra.embedded.stripe"):
-        base = f"http://127.0.0.1:{port}"
-
-        def up() -> bool:
-            try:
-                return httpx.get(base, timeout=1, trust_env=False).status_code > 0
-            except httpx.HTTPError:
-                return False
-
-        installation.until(up, 30, "the simulator answers")
+    with installation.provider() as base:
         yield base
 
 
@@ -40,7 +29,9 @@ def failing(installation: Installation, provider: str, rate: float) -> None:
     httpx.delete(f"{provider}/simulator/faults", headers=headers, trust_env=False).raise_for_status()
     for seed, kind in enumerate(("500_after_charge", "timeout_after_charge")):
         body = {"kind": kind, "rate": rate, "seed": seed, "seconds": 5}
-        httpx.post(f"{provider}/simulator/faults", headers=headers, json=body, trust_env=False).raise_for_status()
+        httpx.post(
+            f"{provider}/simulator/faults", headers=headers, json=body, trust_env=False
+        ).raise_for_status()
 
 
 def orders(tenant: str, number: int) -> list[Sent]:
@@ -69,19 +60,24 @@ def charges(installation: Installation, tenant: str) -> Counter[str]:
     return Counter({row["payment"]: row["charges"] for row in rows})
 
 
-def run(installation: Installation, provider: str, mutant: str, number: int, kills: int) -> tuple[list[Sent], str, float]:
+def run(
+    installation: Installation, provider: str, mutant: str, number: int, kills: int
+) -> tuple[list[Sent], str, float]:
     """Charge under fire; give the orders, their tenant and how long the last took after the fire."""
     tenant = f"cards-{mutant}"
     failing(installation, provider, 0.15)
     names = (mutant, "payments")
     workers = [
-        installation.worker(*names, module="tests.faults.mutants", TRIPLANE_STRIPE_API_BASE=provider) for _ in range(2)
+        installation.worker(*names, module="tests.faults.mutants", TRIPLANE_STRIPE_API_BASE=provider)
+        for _ in range(2)
     ]
     for worker in workers:
         worker.start()
     asked = orders(tenant, number)
     installation.send(asked[: number // 2])
-    completed = "SELECT count(*) FROM payments.events WHERE tenant = $1 AND type = 'payments.PaymentCompleted'"
+    completed = (
+        "SELECT count(*) FROM payments.events WHERE tenant = $1 AND type = 'payments.PaymentCompleted'"
+    )
     installation.until(lambda: charges(installation, tenant), 60, "the first charge")
     for killed in range(kills):
         worker = workers[killed % 2]
@@ -92,20 +88,26 @@ def run(installation: Installation, provider: str, mutant: str, number: int, kil
             installation.send(asked[number // 2 :])
     failing(installation, provider, 0)
     began = time.monotonic()
-    installation.until(lambda: installation.value(completed, tenant) >= number, 90, "every payment is completed")
+    installation.until(
+        lambda: installation.value(completed, tenant) >= number, 90, "every payment is completed"
+    )
     for worker in workers:
         worker.terminate()
     return asked, tenant, time.monotonic() - began
 
 
-def test_each_payment_is_charged_once_whatever_happens_in_the_middle(installation: Installation, provider: str) -> None:
+def test_each_payment_is_charged_once_whatever_happens_in_the_middle(
+    installation: Installation, provider: str
+) -> None:
     asked, tenant, seconds = run(installation, provider, "hurried", number=60, kills=8)
     charged = charges(installation, tenant)
     double = sum(number - 1 for number in charged.values())
     facts = installation.query(
         "SELECT type, count(*) AS facts FROM payments.events WHERE tenant = $1 GROUP BY type", tenant
     )
-    standing = installation.query("SELECT standing, count(*) AS n FROM payments.effects WHERE tenant = $1 GROUP BY 1", tenant)
+    standing = installation.query(
+        "SELECT standing, count(*) AS n FROM payments.effects WHERE tenant = $1 GROUP BY 1", tenant
+    )
     print(
         f"\nkilled 8 while charging {len(asked)} cards; charged {charged.total()}, twice {double}; "
         f"all completed {seconds:.1f} s after the last fault"
@@ -122,4 +124,3 @@ def test_each_payment_is_charged_once_whatever_happens_in_the_middle(installatio
 def test_the_mutant_that_does_not_look_up_charges_twice(installation: Installation, provider: str) -> None:
     _, tenant, _ = run(installation, provider, "careless", number=30, kills=3)
     assert max(charges(installation, tenant).values()) > 1
-

@@ -14,7 +14,9 @@ def states(installation: Installation, tenant: str) -> dict[str, int]:
 
 def late_steps(installation: Installation, tenant: str) -> int:
     return int(
-        installation.value("SELECT count(*) FROM sagas.history WHERE because = 'deadline' AND tenant = $1", tenant)
+        installation.value(
+            "SELECT count(*) FROM sagas.history WHERE because = 'deadline' AND tenant = $1", tenant
+        )
     )
 
 
@@ -24,13 +26,19 @@ def outage(installation: Installation, tenant: str) -> Stream:
     paid = sum(sent.payments.values())
     with installation.working("payments", "sagas.activation"):
         installation.send(sent.messages)
-        installation.until(lambda: states(installation, tenant) == {"Granting": paid}, 60, "every flow waits for its reply")
+        installation.until(
+            lambda: states(installation, tenant) == {"Granting": paid}, 60, "every flow waits for its reply"
+        )
         installation.until(lambda: "relay.sagas" not in installation.pending(), 30, "every command is sent")
     granted = "SELECT count(*) FROM entitlements.events WHERE tenant = $1"
     with installation.working("entitlements"):
         installation.until(lambda: installation.value(granted, tenant) == paid, 60, "every reply is given")
-        installation.until(lambda: "relay.entitlements" not in installation.pending(), 30, "every reply is in the log")
-    installation.query("UPDATE sagas.deadlines SET due = now() - interval '1 minute' WHERE tenant = $1", tenant)
+        installation.until(
+            lambda: "relay.entitlements" not in installation.pending(), 30, "every reply is in the log"
+        )
+    installation.query(
+        "UPDATE sagas.deadlines SET due = now() - interval '1 minute' WHERE tenant = $1", tenant
+    )
     return sent
 
 
@@ -46,7 +54,9 @@ def test_replies_in_the_log_win_over_deadlines_that_have_passed(installation: In
     assert installation.query("SELECT 1 AS x FROM sagas.deadlines WHERE tenant = 'outage'") == []
 
 
-def test_the_mutant_that_does_not_wait_asks_for_refunds_of_what_was_granted(installation: Installation) -> None:
+def test_the_mutant_that_does_not_wait_asks_for_refunds_of_what_was_granted(
+    installation: Installation,
+) -> None:
     outage(installation, "impatient")
     with installation.working("impatient", "sagas.activation", module="tests.faults.mutants"):
         installation.until(lambda: late_steps(installation, "impatient"), 60, "deadlines fire")

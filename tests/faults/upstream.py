@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
+from typing import Any
 from uuid import UUID
 
 from tests.installation import Sent
@@ -46,7 +47,7 @@ def stream(seed: int, *, accounts: int, payments: int, tenants: tuple[str, ...] 
         tenant, account = dice.choice(tenants), draw()
         life = []
         for step in ("Open", *LIVES):
-            body = {"account_id": account}
+            body: dict[str, Any] = {"account_id": account}
             if step == "Open":
                 body["person_id"] = draw()
             if step in {"Suspend", "Reinstate"}:
@@ -56,8 +57,13 @@ def stream(seed: int, *, accounts: int, payments: int, tenants: tuple[str, ...] 
         lives.append(life)
     people = [draw() for _ in range(12)]
     for _ in range(payments):
-        tenant, person, payment, minor = dice.choice(tenants), dice.choice(people), draw(), dice.randrange(1, 500)
-        body = {
+        tenant, person, payment, minor = (
+            dice.choice(tenants),
+            dice.choice(people),
+            draw(),
+            dice.randrange(1, 500),
+        )
+        paid: dict[str, Any] = {
             "payment_id": payment,
             "customer_id": person,
             "product_id": draw(),
@@ -66,7 +72,7 @@ def stream(seed: int, *, accounts: int, payments: int, tenants: tuple[str, ...] 
             "provider_ref": payment,
             "captured_at": "2026-05-04T12:00:00Z",
         }
-        lives.append([Sent("payments.inbound", tenant, payment, "payments.PaymentCompleted", body, draw())])
+        lives.append([Sent("payments.inbound", tenant, payment, "payments.PaymentCompleted", paid, draw())])
         made.spent[tenant, person] += minor
         made.payments[tenant, person] += 1
     while lives:
@@ -76,6 +82,8 @@ def stream(seed: int, *, accounts: int, payments: int, tenants: tuple[str, ...] 
             lives[number] = lives[-1]
             lives.pop()
         if dice.random() < 0.1:
-            made.messages.append(made.messages[dice.randrange(max(0, len(made.messages) - 200), len(made.messages))])
+            made.messages.append(
+                made.messages[dice.randrange(max(0, len(made.messages) - 200), len(made.messages))]
+            )
             made.duplicates += 1
     return made

@@ -29,7 +29,11 @@ async def test_a_command_makes_a_fact_an_aggregate_and_a_message_in_one_go(bench
     (record,) = await bench.published()
     headers = {name: (value or b"").decode() for name, value in record.headers}
     assert record.topic == EVENTS
-    assert (headers["ce_sequence"], headers["ce_causationid"], headers["ce_correlationid"]) == ("1", "m1", "flow-1")
+    assert (headers["ce_sequence"], headers["ce_causationid"], headers["ce_correlationid"]) == (
+        "1",
+        "m1",
+        "flow-1",
+    )
     assert headers["ce_source"] == source_of("shop")
 
 
@@ -173,7 +177,9 @@ async def test_an_unreadable_record_of_an_ordered_topic_blocks_its_key_from_ther
 async def test_what_fails_the_contract_on_inbound_is_parked_alone_and_blocks_nothing(bench: Bench) -> None:
     basket = uuid4()
     unreadable = replace(await bench.of(Put(basket_id=basket, amount=2), topic=IN), value=b"{")
-    counts = await bench.deliver("shop", unreadable, await bench.of(Put(basket_id=basket, amount=3), topic=IN))
+    counts = await bench.deliver(
+        "shop", unreadable, await bench.of(Put(basket_id=basket, amount=3), topic=IN)
+    )
     assert (counts.applied, counts.parked) == (1, 1)
     assert await bench.rows("parked_keys") == []
 
@@ -204,7 +210,9 @@ async def test_a_repaired_record_does_not_overtake_what_its_key_waits_for(
 
 
 @pytest.mark.parametrize(
-    "key", [b"\0", b"\xff\xfe", random.Random(1).randbytes(20_000), b""], ids=["nul", "not utf-8", "long", "empty"]
+    "key",
+    [b"\0", b"\xff\xfe", random.Random(1).randbytes(20_000), b""],
+    ids=["nul", "not utf-8", "long", "empty"],
 )
 async def test_any_key_can_be_parked(bench: Bench, key: bytes) -> None:
     odd = replace(await bench.of(Put(basket_id=uuid4(), amount=1), topic=COMMANDS), key=key)
@@ -215,10 +223,18 @@ async def test_any_key_can_be_parked(bench: Bench, key: bytes) -> None:
 
 @pytest.mark.parametrize(
     ("value", "reason"),
-    [(None, "tombstone"), (b"", "empty"), (b"\xff", "not_utf8"), (b"[1]", "not_an_object"), (b'{"a":1,"a":2}', "duplicate_field")],
+    [
+        (None, "tombstone"),
+        (b"", "empty"),
+        (b"\xff", "not_utf8"),
+        (b"[1]", "not_an_object"),
+        (b'{"a":1,"a":2}', "duplicate_field"),
+    ],
 )
 @pytest.mark.parametrize("topic", [IN, COMMANDS])
-async def test_odd_records_are_parked_byte_by_byte(bench: Bench, topic: str, value: bytes | None, reason: str) -> None:
+async def test_odd_records_are_parked_byte_by_byte(
+    bench: Bench, topic: str, value: bytes | None, reason: str
+) -> None:
     from infra.runtime.operating import parked as repair
 
     odd = replace(await bench.of(Put(basket_id=uuid4(), amount=1), topic=topic), value=value)
@@ -240,7 +256,9 @@ async def test_odd_records_are_parked_byte_by_byte(bench: Bench, topic: str, val
 
 async def test_what_the_database_refuses_is_found_by_halving_and_parked_under_its_keys(bench: Bench) -> None:
     baskets = [uuid4() for _ in range(9)]
-    facts = [Filled(basket_id=it, amount=1, total=1, colour=f"c{number}") for number, it in enumerate(baskets)]
+    facts = [
+        Filled(basket_id=it, amount=1, total=1, colour=f"c{number}") for number, it in enumerate(baskets)
+    ]
     facts[5] = facts[5].model_copy(update={"amount": 2**63})  # more than a bigint holds
     records = [await bench.of(fact, partition=number % 2) for number, fact in enumerate(facts)]
     records.sort(key=lambda it: (it.partition, it.offset))
@@ -278,7 +296,9 @@ async def test_what_the_database_refuses_on_redrive_stays_parked_with_the_reason
     from infra.runtime.operating.parked import StillFails
 
     monkeypatch.setitem(broken, "while", True)
-    await bench.deliver("shop", await bench.of(Put(basket_id=uuid4(), amount=BROKEN, padding=1_100_000), topic=IN))
+    await bench.deliver(
+        "shop", await bench.of(Put(basket_id=uuid4(), amount=BROKEN, padding=1_100_000), topic=IN)
+    )
     monkeypatch.setitem(broken, "while", False)
     (parked,) = await bench.parked()
     with pytest.raises(StillFails, match="too_large"):
@@ -349,7 +369,9 @@ async def test_a_released_claim_can_be_taken_by_another(bench: Bench, apart: boo
 
 
 async def test_a_claim_taken_unseen_is_refused(bench: Bench) -> None:
-    counts = await bench.deliver("shop", await bench.of(Grab(member_id=uuid4(), email="a@example.org"), topic=IN))
+    counts = await bench.deliver(
+        "shop", await bench.of(Grab(member_id=uuid4(), email="a@example.org"), topic=IN)
+    )
     assert counts.parked == 1
     (parked,) = await bench.parked()
     assert "ask for its Holder" in parked.detail
@@ -402,7 +424,8 @@ async def test_a_row_that_a_fold_gives_up_is_deleted(bench: Bench) -> None:
     basket = uuid4()
     for amount in (2, 3, -5):
         await bench.deliver(
-            "projections.colours", await bench.of(Filled(basket_id=basket, amount=amount, total=0, colour="red"))
+            "projections.colours",
+            await bench.of(Filled(basket_id=basket, amount=amount, total=0, colour="red")),
         )
     assert await bench.rows("colours_g1", "projections") == []
     ((row),) = await bench.rows("colours_basket_g1", "projections")
@@ -472,7 +495,9 @@ async def test_reserved_attributes_are_refused_from_outside(bench: Bench) -> Non
 
 async def test_a_suspended_tenant_is_parked_and_redriven_once_it_is_active(bench: Bench) -> None:
     tenancy = bench.engine.databases["tenancy"]
-    await tenancy.execute("INSERT INTO tenants (tenant, standing, origin) VALUES ('late-payer', 'suspended', 'test')")
+    await tenancy.execute(
+        "INSERT INTO tenants (tenant, standing, origin) VALUES ('late-payer', 'suspended', 'test')"
+    )
     put = await bench.of(Put(basket_id=uuid4(), amount=1), topic=IN, tenant="late-payer")
     assert (await bench.deliver("shop", put)).parked == 1
     (parked,) = await bench.parked()
@@ -483,9 +508,13 @@ async def test_a_suspended_tenant_is_parked_and_redriven_once_it_is_active(bench
 
 
 async def test_an_unknown_tenant_is_registered_in_a_development_home_only(bench: Bench) -> None:
-    assert (await bench.deliver("shop", await bench.of(Put(basket_id=uuid4(), amount=1), topic=IN, tenant="new"))).applied
+    assert (
+        await bench.deliver("shop", await bench.of(Put(basket_id=uuid4(), amount=1), topic=IN, tenant="new"))
+    ).applied
     bench.engine.tenancy._development = False
-    counts = await bench.deliver("shop", await bench.of(Put(basket_id=uuid4(), amount=1), topic=IN, tenant="newer"))
+    counts = await bench.deliver(
+        "shop", await bench.of(Put(basket_id=uuid4(), amount=1), topic=IN, tenant="newer")
+    )
     assert (counts.parked, await bench.reasons()) == (1, ["unknown_tenant"])
 
 
@@ -493,7 +522,12 @@ async def test_types_that_do_not_belong_are_parked(bench: Bench) -> None:
     put = Put(basket_id=uuid4(), amount=1)
     not_public = await bench.of(Closed(till_id=uuid4()), topic=IN)
     unknown = await bench.of(put, topic=IN)
-    unknown = replace(unknown, headers=[(n, b"shop.Nonsense" if n == "ce_type" else v) for n, v in unknown.headers if n != "ce_dataschema"])
+    unknown = replace(
+        unknown,
+        headers=[
+            (n, b"shop.Nonsense" if n == "ce_type" else v) for n, v in unknown.headers if n != "ce_dataschema"
+        ],
+    )
     astray = await bench.of(put, topic=EVENTS)
     await bench.deliver("shop", not_public, unknown, astray)
     assert await bench.reasons() == ["not_public", "unknown_type", "wrong_topic"]
@@ -506,10 +540,14 @@ async def test_an_old_version_is_upcast_and_an_unknown_one_is_parked(bench: Benc
 
     def version(number: bytes, body: bytes) -> list[tuple[str, bytes | None]]:
         del body
-        return [(n, b"urn:triplane:shop.Put:" + number if n == "ce_dataschema" else v) for n, v in put.headers]
+        return [
+            (n, b"urn:triplane:shop.Put:" + number if n == "ce_dataschema" else v) for n, v in put.headers
+        ]
 
     old = replace(put, value=f'{{"basket_id": "{basket}", "dozens": 2}}'.encode(), headers=version(b"1", b""))
-    unknown = replace(bench.again(put), headers=[(n, b"m9" if n == "ce_id" else v) for n, v in version(b"3", b"")])
+    unknown = replace(
+        bench.again(put), headers=[(n, b"m9" if n == "ce_id" else v) for n, v in version(b"3", b"")]
+    )
     counts = await bench.deliver("shop", old, unknown)
     assert (counts.applied, counts.parked) == (1, 1)
     (aggregate,) = await bench.rows("aggregates")
@@ -524,7 +562,10 @@ async def test_personal_values_are_sealed_wherever_they_rest(bench: Bench) -> No
     (joined,) = await bench.published()
     await bench.deliver("projections.members", joined)
     everything = [str(joined.value)]
-    for schema, tables in {"shop": ["aggregates", "events", "claims", "inbox"], "projections": ["members_g1"]}.items():
+    for schema, tables in {
+        "shop": ["aggregates", "events", "claims", "inbox"],
+        "projections": ["members_g1"],
+    }.items():
         for table in tables:
             everything.append(str(await bench.rows(table, schema)))
     assert "ada" not in "".join(everything)

@@ -94,9 +94,7 @@ def module(name: str, source: str) -> ModuleType:
     return made
 
 
-def wired(
-    events: str = "", handlers: str = "", sagas: str = "", projections: str = ""
-) -> Catalog:
+def wired(events: str = "", handlers: str = "", sagas: str = "", projections: str = "") -> Catalog:
     """Wire the doors with something more, or without some of their text."""
     return wire(
         [module("events.doors", EVENTS + textwrap.dedent(events))],
@@ -133,13 +131,18 @@ CULPRITS: dict[str, tuple[dict[str, str], list[str]]] = {
         {"events": "class Shut(Event):\n    a: Key[UUID]\n    b: Key[UUID]\n"},
         ["events.doors.Shut", "2"],
     ),
-    "a message that is neither": ({"events": "class Shut(Message):\n    door_id: Key[UUID]\n"}, ["doors.Shut"]),
+    "a message that is neither": (
+        {"events": "class Shut(Message):\n    door_id: Key[UUID]\n"},
+        ["doors.Shut"],
+    ),
     "personal without a subject": (
         {"events": "class Shut(Event):\n    door_id: Key[UUID]\n    who: Personal[str]\n"},
         ["events.doors.Shut", "Subject"],
     ),
     "personal with two subjects": (
-        {"events": "class Shut(Event):\n    door_id: Key[Subject[UUID]]\n    x: Subject[UUID]\n    who: Personal[str]\n"},
+        {
+            "events": "class Shut(Event):\n    door_id: Key[Subject[UUID]]\n    x: Subject[UUID]\n    who: Personal[str]\n"
+        },
         ["events.doors.Shut", "Subject"],
     ),
     "an old version without a new one": (
@@ -147,11 +150,15 @@ CULPRITS: dict[str, tuple[dict[str, str], list[str]]] = {
         ["doors.Shut", "no newer"],
     ),
     "a version left out": (
-        {"events": "class Shut(Command, version=3):\n    door_id: Key[UUID]\nclass ShutV1(Past, of='Shut', version=1):\n    door_id: Key[UUID]\n"},
+        {
+            "events": "class Shut(Command, version=3):\n    door_id: Key[UUID]\nclass ShutV1(Past, of='Shut', version=1):\n    door_id: Key[UUID]\n"
+        },
         ["doors.Shut", "version 2"],
     ),
     "a version twice": (
-        {"events": "class Shut(Command, version=2):\n    door_id: Key[UUID]\nclass ShutV1(Past, of='Shut', version=1):\n    door_id: Key[UUID]\nclass ShutOld(Past, of='Shut', version=1):\n    door_id: Key[UUID]\n"},
+        {
+            "events": "class Shut(Command, version=2):\n    door_id: Key[UUID]\nclass ShutV1(Past, of='Shut', version=1):\n    door_id: Key[UUID]\nclass ShutOld(Past, of='Shut', version=1):\n    door_id: Key[UUID]\n"
+        },
         ["doors.Shut", "version 1", "twice"],
     ),
     # handlers
@@ -172,7 +179,10 @@ CULPRITS: dict[str, tuple[dict[str, str], list[str]]] = {
         ["doors.Shut", "public"],
     ),
     "a parameter that nothing fits": (
-        {"events": NEW_COMMAND, "handlers": "@worker.on\ndef shut(asked: Shut, weather: int) -> Opened: ...\n"},
+        {
+            "events": NEW_COMMAND,
+            "handlers": "@worker.on\ndef shut(asked: Shut, weather: int) -> Opened: ...\n",
+        },
         ["handlers.doors.shut", "weather", "int"],
     ),
     "a parameter without an annotation": (
@@ -180,7 +190,10 @@ CULPRITS: dict[str, tuple[dict[str, str], list[str]]] = {
         ["handlers.doors.shut", "weather"],
     ),
     "an annotation that does not resolve": (
-        {"events": NEW_COMMAND, "handlers": "@worker.on\ndef shut(asked: Shut, weather: Rain) -> Opened: ...\n"},
+        {
+            "events": NEW_COMMAND,
+            "handlers": "@worker.on\ndef shut(asked: Shut, weather: Rain) -> Opened: ...\n",
+        },
         ["handlers.doors.shut", "Rain"],
     ),
     "a port in a decider": (
@@ -198,14 +211,23 @@ CULPRITS: dict[str, tuple[dict[str, str], list[str]]] = {
         ["handlers.doors.shut", "Shut", "house_id"],
     ),
     "a field for another aggregate that is not there": (
-        {"events": NEW_COMMAND, "handlers": "@worker.on\ndef shut(asked: Shut, door: Annotated[Door, By('other_id')]) -> Opened: ...\n"},
+        {
+            "events": NEW_COMMAND,
+            "handlers": "@worker.on\ndef shut(asked: Shut, door: Annotated[Door, By('other_id')]) -> Opened: ...\n",
+        },
         ["handlers.doors.shut", "other_id"],
     ),
     "a claim that is not there": (
-        {"events": NEW_COMMAND, "handlers": "@worker.on\ndef shut(asked: Shut, door: Annotated[Door | None, Holder('door_id', 'lock')]) -> Opened: ...\n"},
+        {
+            "events": NEW_COMMAND,
+            "handlers": "@worker.on\ndef shut(asked: Shut, door: Annotated[Door | None, Holder('door_id', 'lock')]) -> Opened: ...\n",
+        },
         ["handlers.doors.shut", "Door", "lock"],
     ),
-    "a fact that is folded into nothing": ({"events": "class Shut(Event):\n    door_id: Key[UUID]\n"}, ["doors.Shut", "evolves"]),
+    "a fact that is folded into nothing": (
+        {"events": "class Shut(Event):\n    door_id: Key[UUID]\n"},
+        ["doors.Shut", "evolves"],
+    ),
     "a fact that is folded twice": (
         {"handlers": "@worker.evolves\ndef once_more(door: Door, event: Opened) -> Door: ...\n"},
         ["once_more", "doors.Opened"],
@@ -217,7 +239,10 @@ CULPRITS: dict[str, tuple[dict[str, str], list[str]]] = {
         },
         ["doors.Shut", "house_id", "Door"],
     ),
-    "a refusal of no aggregate": ({"events": "class No(Refusal):\n    house_id: Key[UUID]\n"}, ["doors.No", "house_id"]),
+    "a refusal of no aggregate": (
+        {"events": "class No(Refusal):\n    house_id: Key[UUID]\n"},
+        ["doors.No", "house_id"],
+    ),
     "a public fact that nobody adopts": (
         {
             "events": "class Seen(Event, public=True):\n    door_id: Key[UUID]\n",
@@ -230,11 +255,17 @@ CULPRITS: dict[str, tuple[dict[str, str], list[str]]] = {
         ["adopt", "doors.Opened"],
     ),
     "a state without defaults": (
-        {"events": NEW_COMMAND, "handlers": "class Lock(Aggregate):\n    door_id: Key[UUID]\n    turns: int\n@worker.on\ndef shut(asked: Shut, lock: Lock) -> Opened: ...\n"},
+        {
+            "events": NEW_COMMAND,
+            "handlers": "class Lock(Aggregate):\n    door_id: Key[UUID]\n    turns: int\n@worker.on\ndef shut(asked: Shut, lock: Lock) -> Opened: ...\n",
+        },
         ["Lock", "turns", "default"],
     ),
     "two aggregates under one key": (
-        {"events": NEW_COMMAND, "handlers": "class Lock(Aggregate):\n    door_id: Key[UUID]\n@worker.on\ndef shut(asked: Shut, lock: Lock) -> Opened: ...\n"},
+        {
+            "events": NEW_COMMAND,
+            "handlers": "class Lock(Aggregate):\n    door_id: Key[UUID]\n@worker.on\ndef shut(asked: Shut, lock: Lock) -> Opened: ...\n",
+        },
         ["doors", "door_id"],
     ),
     "a worker twice": ({"handlers": 'other = Worker("doors")\n'}, ["doors"]),
@@ -266,7 +297,9 @@ CULPRITS: dict[str, tuple[dict[str, str], list[str]]] = {
         ["closing", "Ajar", "doors.Shut"],
     ),
     "a deadline that nobody answers": (
-        {"sagas": "class Wide(State):\n    within = timedelta(minutes=1)\n@saga.on\ndef more(_: Wide, __: Opened) -> Step[Never]: ...\n"},
+        {
+            "sagas": "class Wide(State):\n    within = timedelta(minutes=1)\n@saga.on\ndef more(_: Wide, __: Opened) -> Step[Never]: ...\n"
+        },
         ["closing", "Wide", "late"],
     ),
     "an answer to no deadline": (
@@ -286,7 +319,9 @@ CULPRITS: dict[str, tuple[dict[str, str], list[str]]] = {
         ["closing", "Rang", "door_id"],
     ),
     "a saga that publishes a fact": (
-        {"sagas": "class Wide(State):\n    pass\n@saga.on\ndef more(_: Wide, __: Opened) -> Step[Opened]: ...\n"},
+        {
+            "sagas": "class Wide(State):\n    pass\n@saga.on\ndef more(_: Wide, __: Opened) -> Step[Opened]: ...\n"
+        },
         ["closing", "more", "Opened"],
     ),
     "a saga twice": ({"sagas": 'other = Saga("closing", by="door_id")\n'}, ["sagas.closing"]),
@@ -296,15 +331,21 @@ CULPRITS: dict[str, tuple[dict[str, str], list[str]]] = {
         ["projections.doors.odd", "row"],
     ),
     "a row without a key": (
-        {"projections": '@projection.on\ndef odd(event: Opened, row: Row2 | None) -> Row2: ...\nclass Row2(Row):\n    """One."""\n    x: int\n    """Two."""\n'},
+        {
+            "projections": '@projection.on\ndef odd(event: Opened, row: Row2 | None) -> Row2: ...\nclass Row2(Row):\n    """One."""\n    x: int\n    """Two."""\n'
+        },
         ["projections.doors.odd", "Row2", "Key"],
     ),
     "a key that the event does not have": (
-        {"projections": '@projection.on\ndef odd(event: Opened, row: Row2 | None) -> Row2: ...\nclass Row2(Row):\n    """One."""\n    colour: Key[str]\n    """Two."""\n'},
+        {
+            "projections": '@projection.on\ndef odd(event: Opened, row: Row2 | None) -> Row2: ...\nclass Row2(Row):\n    """One."""\n    colour: Key[str]\n    """Two."""\n'
+        },
         ["projections.doors.odd", "colour", "Opened"],
     ),
     "a path that the event does not have": (
-        {"projections": '@projection.on(colour="by.colour")\ndef odd(event: Opened, row: Row2 | None) -> Row2: ...\nclass Row2(Row):\n    """One."""\n    colour: Key[str]\n    """Two."""\n'},
+        {
+            "projections": '@projection.on(colour="by.colour")\ndef odd(event: Opened, row: Row2 | None) -> Row2: ...\nclass Row2(Row):\n    """One."""\n    colour: Key[str]\n    """Two."""\n'
+        },
         ["projections.doors.odd", "by.colour", "Opened"],
     ),
     "a command that is projected": (
@@ -312,7 +353,9 @@ CULPRITS: dict[str, tuple[dict[str, str], list[str]]] = {
         ["projections.doors.odd", "doors.Open"],
     ),
     "a question about another's rows": (
-        {"projections": 'class Row2(Row):\n    """One."""\n    colour: Key[str]\n    """Two."""\n@projection.query\nclass Odd(Query[Row2]):\n    """Three."""\n'},
+        {
+            "projections": 'class Row2(Row):\n    """One."""\n    colour: Key[str]\n    """Two."""\n@projection.query\nclass Odd(Query[Row2]):\n    """Three."""\n'
+        },
         ["Odd", "Row2"],
     ),
     "a projection twice": ({"projections": 'other = Projection("doors")\n'}, ["projections.doors"]),

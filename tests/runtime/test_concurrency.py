@@ -21,12 +21,15 @@ from infra.runtime.consuming.batch import Batcher, Outrun, Position
 from infra.runtime.folding import streams as streaming
 from infra.runtime.folding.read_models import ReadModel
 from infra.runtime.messages.codec import Incoming
+from infra.runtime.operating.parked import NotFirst
 from infra.settings import Settings
 from tests.shop.bench import Bench, emptied, opened
 from tests.shop.events import Counted, Filled, Join, Put
 
 IN, COMMANDS, EVENTS = "shop.inbound", "shop.commands", "shop.events"
 COLOURS = "projections.colours"
+PASSING: tuple[type[BaseException], ...] = (*TRANSIENT, Outrun)
+NOT_NOW: tuple[type[BaseException], ...] = (*TRANSIENT, NotFirst)
 
 
 @pytest.fixture
@@ -51,13 +54,17 @@ async def work(bench: Bench, consumer: str, batches: Sequence[Sequence[Record]])
                 break
             try:
                 await (await bench.batcher(consumer)).run(positions, rest)
-            except (*TRANSIENT, Outrun):
+            except PASSING:
                 await asyncio.sleep(0.01)
 
 
-async def together(benches: Sequence[Bench], consumer: str, shares: Sequence[Sequence[Sequence[Record]]]) -> None:
+async def together(
+    benches: Sequence[Bench], consumer: str, shares: Sequence[Sequence[Sequence[Record]]]
+) -> None:
     async with asyncio.timeout(60):
-        await asyncio.gather(*(work(bench, consumer, share) for bench, share in zip(benches, shares, strict=True)))
+        await asyncio.gather(
+            *(work(bench, consumer, share) for bench, share in zip(benches, shares, strict=True))
+        )
 
 
 def batches(records: Sequence[Record], size: int) -> list[Sequence[Record]]:
@@ -71,13 +78,22 @@ class Unlocked(ReadModel):
     """The mutant: reads rows without locking them, and writes over whatever is there by then."""
 
     async def lock(self, tx: Connection, keys: Sequence[tuple[Any, ...]]) -> list[Stored]:
-        found = await tx.fetch(f'SELECT * FROM "{self.table}" WHERE colour = ANY($1)', [key[-1] for key in keys])
+        found = await tx.fetch(
+            f'SELECT * FROM "{self.table}" WHERE colour = ANY($1)', [key[-1] for key in keys]
+        )
         known = {row["colour"] for row in found}
         missing = [key for key in keys if key[-1] not in known]
         for key in missing:
-            await tx.execute(f'INSERT INTO "{self.table}" (tenant, colour) VALUES ($1, $2) ON CONFLICT DO NOTHING', *key)
+            await tx.execute(
+                f'INSERT INTO "{self.table}" (tenant, colour) VALUES ($1, $2) ON CONFLICT DO NOTHING', *key
+            )
         if missing:
-            return [*found, *await tx.fetch(f'SELECT * FROM "{self.table}" WHERE colour = ANY($1)', [key[-1] for key in missing])]
+            return [
+                *found,
+                *await tx.fetch(
+                    f'SELECT * FROM "{self.table}" WHERE colour = ANY($1)', [key[-1] for key in missing]
+                ),
+            ]
         return found
 
 
@@ -130,7 +146,9 @@ async def test_the_mutant_without_the_rows_lock_loses_updates(
 async def one_basket_from_both_sides(benches: list[Bench]) -> tuple[UUID, int]:
     basket = uuid4()
     first, second = benches
-    puts = [await first.of(Put(basket_id=basket, amount=1), topic=COMMANDS, id=str(uuid4())) for _ in range(40)]
+    puts = [
+        await first.of(Put(basket_id=basket, amount=1), topic=COMMANDS, id=str(uuid4())) for _ in range(40)
+    ]
     more = [await second.of(Put(basket_id=basket, amount=1), topic=IN, id=str(uuid4())) for _ in range(40)]
     await together(benches, "shop", [batches(puts, 3), batches(more, 3)])
     return basket, 80
@@ -169,7 +187,9 @@ async def test_the_mutant_without_the_aggregates_lock_is_caught_by_the_streams_v
 async def test_a_fact_from_outside_and_commands_meet_in_one_aggregate(benches: list[Bench]) -> None:
     basket = uuid4()
     first, second = benches
-    puts = [await first.of(Put(basket_id=basket, amount=1), topic=COMMANDS, id=str(uuid4())) for _ in range(30)]
+    puts = [
+        await first.of(Put(basket_id=basket, amount=1), topic=COMMANDS, id=str(uuid4())) for _ in range(30)
+    ]
     counts = [
         await second.of(Counted(basket_id=basket, total=1_000 * number), topic=IN, id=str(uuid4()))
         for number in range(1, 11)
@@ -227,7 +247,9 @@ async def test_a_batch_that_another_has_committed_meanwhile_is_dropped(benches: 
 class Unfenced(Batcher):
     """The mutant: moves the checkpoint on, whoever stands there."""
 
-    async def _advance(self, tx: Connection, positions: dict[Place, Position], ends: dict[Place, int]) -> set[Place]:
+    async def _advance(
+        self, tx: Connection, positions: dict[Place, Position], ends: dict[Place, int]
+    ) -> set[Place]:
         for place, end in ends.items():
             await tx.execute(
                 "UPDATE checkpoints SET next_offset = $1 WHERE consumer = $2 AND topic_id = $3 AND partition = $4",
@@ -304,13 +326,14 @@ async def repaired(monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[None]:
 async def test_a_parked_key_is_redriven_while_traffic_goes_on_and_keeps_its_order(
     benches: list[Bench], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from infra.runtime.operating.parked import NotFirst
     from tests.shop.handlers import BROKEN
 
     live, operator = benches
     basket = uuid4()
     amounts = [1, BROKEN, *range(100, 160)]
-    records = [await live.of(Put(basket_id=basket, amount=it), topic=COMMANDS, id=str(uuid4())) for it in amounts]
+    records = [
+        await live.of(Put(basket_id=basket, amount=it), topic=COMMANDS, id=str(uuid4())) for it in amounts
+    ]
     await work(live, "shop", batches(records[:20], 5))
     assert len(await live.parked()) == 19
 
@@ -319,7 +342,7 @@ async def test_a_parked_key_is_redriven_while_traffic_goes_on_and_keeps_its_orde
             for it in parked:
                 try:
                     await operator.redrive("shop", it.id)
-                except (NotFirst, *TRANSIENT):
+                except NOT_NOW:
                     break
 
     async with repaired(monkeypatch), asyncio.timeout(60):

@@ -7,14 +7,13 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import Any, cast
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 
 from events import Message
 from handlers import OutcomeUnknown, Unavailable
-from infra.runtime.catalog import EffectWiring
 from infra.runtime.effects import lanes as effecting
 from infra.runtime.effects.lanes import Lanes, Leased
 from infra.runtime.folding.injection import flattened
@@ -76,10 +75,12 @@ def _short_leases(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @asynccontextmanager
-async def acting(bench: Bench, outside: Outside, kind: type[Lanes] = Lanes) -> AsyncGenerator[asyncio.Task[None]]:
+async def acting(
+    bench: Bench, outside: Outside, kind: type[Lanes] = Lanes
+) -> AsyncGenerator[asyncio.Task[None]]:
     """Run a process's lanes."""
     database = bench.engine.databases["shop"]
-    wiring = cast("EffectWiring", bench.engine.catalog.effects[SHIP])
+    wiring = bench.engine.catalog.effects[SHIP]
     lanes = kind(wiring, database, bench.engine.codec, {Carrier: outside}, Wakeups())
     stop = asyncio.Event()
     task = asyncio.create_task(lanes.run(stop))
@@ -97,7 +98,7 @@ async def killed(bench: Bench, outside: Outside, kind: type[Lanes] = Lanes) -> N
     """Let a process die after the outside has acted and before it has noted the outcome."""
     outside.hangs = True
     database = bench.engine.databases["shop"]
-    wiring = cast("EffectWiring", bench.engine.catalog.effects[SHIP])
+    wiring = bench.engine.catalog.effects[SHIP]
     lanes = kind(wiring, database, bench.engine.codec, {Carrier: outside}, Wakeups())
     before = sum(map(len, outside.taken.values()))
     task = asyncio.create_task(lanes.run(asyncio.Event()))
@@ -208,7 +209,9 @@ async def test_what_cannot_be_found_out_is_left_to_an_operator_and_holds_up_its_
     assert not await unknowns.retry(bench.engine, effect, who="op", why="again")
     async with acting(bench, outside):
         await until(lambda: all_done(bench))
-    assert (len(outside.taken[basket]), len(outside.taken[other])) == (2, 1), "two effects of the basket, one each"
+    assert (len(outside.taken[basket]), len(outside.taken[other])) == (2, 1), (
+        "two effects of the basket, one each"
+    )
 
 
 async def test_effects_of_a_key_are_serial_and_others_concurrent(bench: Bench) -> None:

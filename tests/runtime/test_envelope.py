@@ -26,9 +26,7 @@ REQUIRED: dict[str, bytes | None] = {
 }
 
 
-def record(
-    headers: Sequence[Header], value: bytes | None = b"{}", topic: str = "shop.inbound"
-) -> Record:
+def record(headers: Sequence[Header], value: bytes | None = b"{}", topic: str = "shop.inbound") -> Record:
     return Record(topic, 0, 7, int(AT.timestamp() * 1000), b"k", value, headers)
 
 
@@ -197,11 +195,30 @@ OURS: dict[str, bytes] = dict(
         traceparent="00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
     ).headers()
 )
-ODD = (None, b"", b"x", b"1", b"+1", b"1_0", b" 1", b"-1", b"1.0", b"2026-05-04T12:00:00", b"2026-05-04", b"\xff", b"a\x00b", b"y" * 300, b"z" * 9_000)
+ODD = (
+    None,
+    b"",
+    b"x",
+    b"1",
+    b"+1",
+    b"1_0",
+    b" 1",
+    b"-1",
+    b"1.0",
+    b"2026-05-04T12:00:00",
+    b"2026-05-04",
+    b"\xff",
+    b"a\x00b",
+    b"y" * 300,
+    b"z" * 9_000,
+)
 
 
 @settings(max_examples=400)
-@given(st.dictionaries(st.sampled_from([*OURS, "ce_subject", "other"]), st.sampled_from(ODD), max_size=3), st.sets(st.sampled_from(list(OURS)), max_size=2))
+@given(
+    st.dictionaries(st.sampled_from([*OURS, "ce_subject", "other"]), st.sampled_from(ODD), max_size=3),
+    st.sets(st.sampled_from(list(OURS)), max_size=2),
+)
 def test_the_fast_way_and_the_thorough_way_agree_on_our_own_records(
     changed: dict[str, bytes | None], missing: set[str]
 ) -> None:

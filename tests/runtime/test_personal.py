@@ -63,7 +63,9 @@ async def test_a_sealed_value_copied_to_another_person_is_parked(bench: Bench) -
     thief = uuid4()
     await bench.engine.codec.vault.warm([(TENANT, str(thief))], create=True)
     body = {**json.loads(record.value or b""), "member_id": str(thief)}
-    await bench.deliver("projections.members", replace(record, value=json.dumps(body).encode(), key=str(thief).encode()))
+    await bench.deliver(
+        "projections.members", replace(record, value=json.dumps(body).encode(), key=str(thief).encode())
+    )
     assert await bench.reasons("projections") == ["wrong_seal"]
 
 
@@ -78,7 +80,9 @@ async def test_a_broken_seal_is_parked(bench: Bench, sealed: object) -> None:
 async def test_a_seal_cannot_be_sent_from_outside(bench: Bench) -> None:
     record = await join(bench, uuid4())
     body = json.loads(record.value or b"")
-    asked = await bench.of(Join(member_id=UUID(body["member_id"]), email="x@example.org"), topic="shop.inbound")
+    asked = await bench.of(
+        Join(member_id=UUID(body["member_id"]), email="x@example.org"), topic="shop.inbound"
+    )
     await bench.deliver("shop", replace(asked, value=json.dumps(body).encode()))
     assert await bench.reasons() == ["invalid_field"]
 
@@ -98,7 +102,9 @@ async def test_once_the_key_is_destroyed_everybody_sees_erased(bench: Bench) -> 
     assert (counts.applied, counts.parked) == (1, 0)
     (row,) = await bench.rows("members_g1", "projections")
     assert json.loads(row["email"]) == {"erased": True}
-    (state,) = await bench.engine.codec.load_states(Member, [(TENANT, (await bench.rows("aggregates"))[0]["state"])])
+    (state,) = await bench.engine.codec.load_states(
+        Member, [(TENANT, (await bench.rows("aggregates"))[0]["state"])]
+    )
     assert state.email == erased
     # Nothing is sealed for them again, by any process.
     other = await fresh_vault(bench)
@@ -156,7 +162,13 @@ def test_a_claims_digest_depends_on_everything_it_stands_for() -> None:
     vault = Vault(None, bytes(32))  # type: ignore[arg-type]
     made = {
         vault.claim_digest(tenant, kind, claim, value)
-        for tenant, kind, claim, value in [("a", "K", "c", "v"), ("b", "K", "c", "v"), ("a", "L", "c", "v"), ("a", "K", "d", "v"), ("a", "K", "c", "w")]
+        for tenant, kind, claim, value in [
+            ("a", "K", "c", "v"),
+            ("b", "K", "c", "v"),
+            ("a", "L", "c", "v"),
+            ("a", "K", "d", "v"),
+            ("a", "K", "c", "w"),
+        ]
     }
     assert len(made) == 5
 

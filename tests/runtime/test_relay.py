@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import defaultdict
+from contextlib import suppress
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -39,7 +40,9 @@ def _short_leases(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def message(topic: str, key: str, number: int) -> Outgoing:
-    envelope = Envelope(str(uuid4()), "shop.Filled", "triplane/shop", TENANT, 1, NOON, "flow", sequence=number)
+    envelope = Envelope(
+        str(uuid4()), "shop.Filled", "triplane/shop", TENANT, 1, NOON, "flow", sequence=number
+    )
     return Outgoing(UUID(envelope.id), topic, key, envelope, str(number).encode())
 
 
@@ -48,20 +51,20 @@ async def write(bench: Bench, topic: str, times: int, dice: random.Random) -> No
     database = bench.engine.databases["shop"]
     for _ in range(times):
         key = dice.choice(KEYS)
-        try:
+        with suppress(InterruptedError):
             async with database.transaction() as tx:
                 await tx.execute(
-                    "INSERT INTO aggregates (kind, tenant, key) VALUES ('K', 't', $1) ON CONFLICT DO NOTHING", key
+                    "INSERT INTO aggregates (kind, tenant, key) VALUES ('K', 't', $1) ON CONFLICT DO NOTHING",
+                    key,
                 )
                 number = await tx.fetchval(
-                    "UPDATE aggregates SET version = version + 1 WHERE kind = 'K' AND key = $1 RETURNING version", key
+                    "UPDATE aggregates SET version = version + 1 WHERE kind = 'K' AND key = $1 RETURNING version",
+                    key,
                 )
                 await outbox.write(tx, [message(topic, key, number)])
                 await asyncio.sleep(dice.uniform(0, 0.01))
                 if dice.random() < 0.05:
                     raise InterruptedError
-        except InterruptedError:
-            continue
 
 
 async def emptied(bench: Bench) -> None:
@@ -72,7 +75,14 @@ async def emptied(bench: Bench) -> None:
 
 def read(settings: Settings, topic: str) -> dict[str, list[int]]:
     """Read what each key got, in order."""
-    consumer = Consumer({"bootstrap.servers": settings.kafka, "group.id": topic, "enable.partition.eof": True, "auto.offset.reset": "earliest"})
+    consumer = Consumer(
+        {
+            "bootstrap.servers": settings.kafka,
+            "group.id": topic,
+            "enable.partition.eof": True,
+            "auto.offset.reset": "earliest",
+        }
+    )
     partitions = set(consumer.list_topics(topic, timeout=30).topics[topic].partitions)
     consumer.assign([TopicPartition(topic, number, 0) for number in partitions])
     found: dict[str, list[int]] = defaultdict(list)
@@ -98,8 +108,9 @@ class Mortal(Relay):
             await super()._release(buckets)
 
 
-async def test_with_many_writers_and_dying_relays_nothing_is_skipped_or_reordered(bench: Bench, topic: str) -> None:
-    dice = random.Random(3)
+async def test_with_many_writers_and_dying_relays_nothing_is_skipped_or_reordered(
+    bench: Bench, topic: str
+) -> None:
     stop = asyncio.Event()
 
     def relay() -> asyncio.Task[None]:
@@ -122,7 +133,9 @@ async def test_with_many_writers_and_dying_relays_nothing_is_skipped_or_reordere
     stop.set()
     await asyncio.gather(*relays, return_exceptions=True)
 
-    written = await bench.engine.databases["shop"].fetch("SELECT key, version FROM aggregates WHERE kind = 'K'")
+    written = await bench.engine.databases["shop"].fetch(
+        "SELECT key, version FROM aggregates WHERE kind = 'K'"
+    )
     log = read(bench.engine.settings, topic)
     assert deaths >= 3
     for row in written:
@@ -136,7 +149,9 @@ class Cursor(Relay):
 
     async def _one_turn(self) -> bool:
         assert await self._writer.connect()
-        rows = await self.database.fetch("SELECT * FROM outbox WHERE position > $1 ORDER BY position", self.reached)
+        rows = await self.database.fetch(
+            "SELECT * FROM outbox WHERE position > $1 ORDER BY position", self.reached
+        )
         if rows:
             await self._writer.send([relaying._sendable(row) for row in rows], 5)
         self.reached = max([row["position"] for row in rows], default=self.reached)
@@ -144,7 +159,9 @@ class Cursor(Relay):
 
 
 @pytest.mark.parametrize("kind", [Relay, Cursor])
-async def test_what_commits_late_is_published_but_not_by_a_cursor(bench: Bench, topic: str, kind: type[Relay]) -> None:
+async def test_what_commits_late_is_published_but_not_by_a_cursor(
+    bench: Bench, topic: str, kind: type[Relay]
+) -> None:
     database = bench.engine.databases["shop"]
     relay = kind(database, bench.engine.settings.kafka, Wakeups())
     async with database.transaction() as slow:

@@ -27,7 +27,9 @@ class EndOfLog:
 
     async def offsets(self, topics: Collection[Topic], *, end: bool) -> dict[Place, int]:
         assert end
-        return {(topic.name, number): self._bench.end(topic.name, number) for topic in topics for number in (0, 1)}
+        return {
+            (topic.name, number): self._bench.end(topic.name, number) for topic in topics for number in (0, 1)
+        }
 
 
 class Impatient(Deadlines):
@@ -57,7 +59,9 @@ async def fall_due(bench: Bench) -> None:
 
 
 async def state(bench: Bench, basket: UUID) -> str | None:
-    rows = await bench.engine.databases["sagas"].fetch("SELECT state_name FROM instances WHERE key = $1", str(basket))
+    rows = await bench.engine.databases["sagas"].fetch(
+        "SELECT state_name FROM instances WHERE key = $1", str(basket)
+    )
     return rows[0]["state_name"] if rows else None
 
 
@@ -71,7 +75,12 @@ async def test_a_step_writes_state_history_command_deadline_and_news_together(be
     (instance,) = await bench.rows("instances", "sagas")
     assert (instance["state_name"], instance["version"], instance["correlation"]) == ("Sending", 1, "flow-1")
     (step,) = await bench.rows("history", "sagas")
-    assert (step["because"], step["was"], step["entered"], step["commands"]) == ("shop.Paid", None, "Sending", ["shop.Send"])
+    assert (step["because"], step["was"], step["entered"], step["commands"]) == (
+        "shop.Paid",
+        None,
+        "Sending",
+        ["shop.Send"],
+    )
     (deadline,) = await bench.rows("deadlines", "sagas")
     assert deadline["number"] == 1
     published = await bench.published("sagas")
@@ -81,7 +90,9 @@ async def test_a_step_writes_state_history_command_deadline_and_news_together(be
 
 async def test_events_that_come_early_wait_for_their_saga_and_are_answered_in_order(bench: Bench) -> None:
     basket = uuid4()
-    counts = await bench.deliver(SAGA, await bench.of(Sent(basket_id=basket)), await bench.of(Recalled(basket_id=basket)))
+    counts = await bench.deliver(
+        SAGA, await bench.of(Sent(basket_id=basket)), await bench.of(Recalled(basket_id=basket))
+    )
     assert counts.applied == 2
     assert await bench.rows("instances", "sagas") == []
     assert len(await bench.rows("early", "sagas")) == 2
@@ -132,7 +143,9 @@ async def test_a_late_move_is_taken_once(bench: Bench) -> None:
     # A reply that comes after that is answered by undoing what it did.
     await bench.deliver(SAGA, await bench.of(Sent(basket_id=basket)))
     assert await commands(bench) == ["Recall"]
-    await bench.deliver(SAGA, await bench.of(Recalled(basket_id=basket)), await bench.of(Sent(basket_id=basket)))
+    await bench.deliver(
+        SAGA, await bench.of(Recalled(basket_id=basket)), await bench.of(Sent(basket_id=basket))
+    )
     assert await state(bench, basket) == "Compensated"
 
 
@@ -188,7 +201,9 @@ async def test_a_state_that_the_code_no_longer_knows_parks_its_events_and_stops_
     basket, other = uuid4(), uuid4()
     await bench.deliver(SAGA, await bench.of(Paid(basket_id=basket)))
     await bench.engine.databases["sagas"].execute("UPDATE instances SET state_name = 'Removed'")
-    counts = await bench.deliver(SAGA, await bench.of(Sent(basket_id=basket)), await bench.of(Paid(basket_id=other)))
+    counts = await bench.deliver(
+        SAGA, await bench.of(Sent(basket_id=basket)), await bench.of(Paid(basket_id=other))
+    )
     assert (counts.applied, counts.parked) == (1, 1)
     (parked,) = await bench.parked("sagas")
     assert "Removed" in parked.detail

@@ -217,13 +217,17 @@ class Bench:
 
     async def rows(self, table: str, schema: str = "shop", where: str = "true") -> list[dict[str, Any]]:
         """Read a table."""
-        found = await self.engine.databases[schema].fetch(f'SELECT * FROM "{table}" WHERE {where} ORDER BY 1, 2, 3')
+        found = await self.engine.databases[schema].fetch(
+            f'SELECT * FROM "{table}" WHERE {where} ORDER BY 1, 2, 3'
+        )
         return [dict(row) for row in found]
 
     async def facts(self, key: UUID, tenant: str = TENANT) -> list[tuple[int, str]]:
         """Give a stream's facts: version and type."""
         rows = await self.engine.databases["shop"].fetch(
-            "SELECT version, type FROM events WHERE tenant = $1 AND key = $2 ORDER BY version", tenant, str(key)
+            "SELECT version, type FROM events WHERE tenant = $1 AND key = $2 ORDER BY version",
+            tenant,
+            str(key),
         )
         return [(row["version"], row["type"].removeprefix("shop.")) for row in rows]
 

@@ -121,7 +121,7 @@ def smuggle(asked: Smuggle) -> Filled:
 
 
 @worker.on
-def split(asked: Split, basket: Basket, new_id: NewId, now: datetime) -> Filled:
+def split(_: Split, basket: Basket, new_id: NewId, now: datetime) -> Filled:
     """Make a new basket."""
     return Filled(basket_id=new_id(), amount=basket.total, total=basket.total, colour=now.strftime("%Y"))
 
@@ -137,7 +137,9 @@ def adopt(event: Counted, basket: Basket, meta: Metadata) -> Counted | PutRefuse
 
 
 @worker.on
-def join(asked: Join, member: Member, holder: Annotated[Member | None, Holder("email")]) -> Joined | JoinRefused:
+def join(
+    asked: Join, member: Member, holder: Annotated[Member | None, Holder("email")]
+) -> Joined | JoinRefused:
     """Take the address, unless somebody else has it."""
     if holder is not None and holder.member_id != member.member_id:
         return JoinRefused(member_id=member.member_id, holder=holder.member_id, reason="email: is taken")
@@ -164,7 +166,7 @@ def noticed(tills: Tills, event: Closed) -> Tills:
 
 
 @worker.on
-def pay(asked: Pay, basket: Basket, tills: Annotated[Tills, By("till_id")]) -> Paid | PutRefused:
+def pay(_: Pay, basket: Basket, tills: Annotated[Tills, By("till_id")]) -> Paid | PutRefused:
     """Pay where the till is open."""
     if tills.closed:
         return PutRefused(basket_id=basket.basket_id, reason="till_id: is closed")
