@@ -79,8 +79,8 @@ class RecordConversationV1(Past, of="RecordConversation", version=1):
         return self
 
     def upcast(self) -> RecordConversation:
-        """Say that it was a chat."""
-        return RecordConversation.model_validate({**dict(self), "channel": "chat"})
+        """Say that it was a chat, unless the sender was ahead of its own version and said otherwise."""
+        return RecordConversation.model_validate({"channel": "chat", **dict(self)})
 
 
 class ConversationRecorded(Event):

@@ -76,6 +76,11 @@ class Settings:
             or secrets.get("stripe_webhook_secret", ""),
         )
 
+    @property
+    def instance(self) -> str:
+        """What tells this platform from another on the same machine, without telling its secrets."""
+        return instance_of(base64.b64encode(self.master_key).decode())
+
     def password(self, role: str) -> str:
         """The password of a login role: derived, so that any machine with the master key knows it."""
         digest = hmac.digest(self.master_key, f"role:{role}".encode(), hashlib.sha256)
@@ -86,6 +91,11 @@ class Settings:
         parts = urlsplit(self.postgres)
         host = parts.netloc.rpartition("@")[2]
         return urlunsplit(parts._replace(netloc=f"{quote(role)}:{quote(self.password(role))}@{host}"))
+
+
+def instance_of(master_key: str) -> str:
+    """What tells the platform of this master key (base64) from any other."""
+    return hashlib.sha256(b"instance:" + master_key.encode()).hexdigest()[:16]
 
 
 def port(name: str, text: str | None) -> int | None:

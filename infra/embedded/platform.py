@@ -15,6 +15,7 @@ from infra.embedded.process import Gate, Program, python, reap
 from infra.embedded.secrets import ensure_secrets
 from infra.embedded.servers import Servers
 from infra.embedded.supervisor import Supervisor
+from infra.settings import instance_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -103,7 +104,8 @@ class Platform:
             migrating.cancel()
         then.open()
         self._report("serve", "waiting until it is ready")
-        await self._supervisor.until(lambda: _answers(host, http), "serve", within=90)
+        instance = instance_of(os.environ.get("TRIPLANE_MASTER_KEY") or secrets["master_key"])
+        await self._supervisor.until(lambda: _answers(host, http, instance), "serve", within=90)
         write_atomically(self._endpoints, json.dumps(endpoints, indent=2))
         self._report("up", "ready")
         return endpoints
@@ -119,14 +121,14 @@ def _warm(modules: str, target: str, *arguments: str) -> list[str]:
     return python("infra.embedded.gate", modules, target, *arguments)
 
 
-async def _answers(host: str, port: int) -> bool:
-    """Whether GET /readyz says 200."""
+async def _answers(host: str, port: int, instance: str) -> bool:
+    """Whether GET /readyz says 200, and it is this platform that says so: another may have taken the port."""
     try:
         async with asyncio.timeout(2):
             reader, writer = await asyncio.open_connection(host, port)
             writer.write(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-            line = await reader.readline()
+            answer = await reader.read()
             writer.close()
     except (OSError, TimeoutError):
         return False
-    return line.split()[1:2] == [b"200"]
+    return answer.split()[1:2] == [b"200"] and instance.encode() in answer

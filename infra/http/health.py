@@ -36,9 +36,14 @@ async def readyz(request: Request) -> Response:
 
     A broker that is away is shown and does not count: what is sent in is still taken in, and answered 202.
     """
-    checks = await _checks(services_of(request))
+    services = services_of(request)
+    checks = await _checks(services)
     ready = all(check["ok"] or not check["required"] for check in checks.values())
-    document = {"status": "ready" if ready else "not ready", "checks": checks}
+    document = {
+        "status": "ready" if ready else "not ready",
+        "instance": services.settings.instance,
+        "checks": checks,
+    }
     return Response(
         to_json(document), 200 if ready else 503, {"Cache-Control": "no-store"}, "application/json"
     )

@@ -7,6 +7,7 @@ exception in a rebalance callback: the client swallows those.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any, Final
 
@@ -47,6 +48,8 @@ class Reader:
     ) -> None:
         """Read `topics` in `group`; `rebalanced` is awaited before partitions go and after they have come."""
         self._topics = sorted(topics)
+        self.failing: tuple[float, str] | None = None
+        """Since when (monotonic seconds) no fetch has succeeded, and why the first one failed."""
         self._listener = _Listener(rebalanced)
         self._consumer = AIOKafkaConsumer(
             bootstrap_servers=bootstrap,
@@ -80,9 +83,11 @@ class Reader:
         try:
             found = await self._consumer.getmany(timeout_ms=timeout_ms, max_records=limit)
         except KafkaError as passing:
+            self.failing = self.failing or (time.monotonic(), str(passing))
             log.warning("fetch failed", error=str(passing))
             await asyncio.sleep(0.2)
             return {}
+        self.failing = None
         return {
             (place.topic, place.partition): [
                 Record(raw.topic, raw.partition, raw.offset, raw.timestamp, raw.key, raw.value, raw.headers)

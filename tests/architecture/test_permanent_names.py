@@ -1,6 +1,6 @@
 """What is stored under a name of the code keeps that name: each is written down in `permanent_names.json`.
 
-A name is added there by hand, in the change that brings it; it is taken out only when nothing is stored under it any more.
+`./triplane test --accept` adds new names; one is taken out by hand, and only when nothing is stored under it any more.
 """
 
 from __future__ import annotations
@@ -19,9 +19,8 @@ from infra.runtime.folding.read_models import read_model
 from sagas import Ended
 
 REQUIRED = "required"
-NAMES: dict[str, dict[str, Any]] = json.loads(
-    (Path(__file__).parent / "permanent_names.json").read_text("utf-8")
-)
+FILE = Path(__file__).parent / "permanent_names.json"
+NAMES: dict[str, dict[str, Any]] = json.loads(FILE.read_text("utf-8"))
 
 WHY = {
     "consumers": (
@@ -103,6 +102,16 @@ def stored_fields(catalog: Catalog) -> dict[str, str]:
     }
 
 
+def write_down_new() -> list[str]:
+    """Add the names that are new; what is known stays as it is, so that a change to it is still noticed."""
+    now = declared()
+    new = [f"{kind}: {name}" for kind in WHY for name in now[kind] if name not in NAMES[kind]]
+    if new:
+        together = {kind: {**now[kind], **NAMES[kind]} for kind in WHY}
+        FILE.write_text(json.dumps(together, indent=2) + "\n", "utf-8")
+    return new
+
+
 def broken(kind: str, known: dict[str, Any], now: dict[str, Any]) -> str | None:
     """Say which names are gone or mean something else, why that is bad and what to do; `None` when all is well."""
     gone = sorted(known.keys() - now.keys())
@@ -144,7 +153,7 @@ def test_a_new_field_of_what_is_stored_may_be_missing_there() -> None:
 def test_every_name_is_written_down(kind: str) -> None:
     new = {name: it for name, it in declared()[kind].items() if name not in NAMES[kind]}
     assert not new, (
-        f"{kind}: is this its name for ever? Then add it to {kind!r} in tests/architecture/permanent_names.json"
+        f"{kind}: {', '.join(new)}: is this its name for ever? Then write it down: ./triplane test --accept"
     )
 
 

@@ -1,6 +1,6 @@
-"""Takes what is published now as what is promised: `python -m tests.contracts.update`.
+"""Takes what is published now as what is promised: `./triplane test --accept`.
 
-Writes the snapshots of new contracts and of changes that only add. A change that breaks what is published is refused
+Writes the snapshots of new contracts and of changes that only add, and the names that are stored for ever. A change that breaks what is published is refused
 (exit code 3), and then nothing is written. The map in README.md promises nothing: it is drawn as the code is.
 """
 
@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from tests.architecture.test_permanent_names import write_down_new
 from tests.contracts.published import SNAPSHOTS, Snapshot, changes, complaint, published, recorded, write
 from tests.readme.event_map import renew
 
@@ -35,6 +36,8 @@ def update(now: Mapping[str, Snapshot], directory: Path = SNAPSHOTS) -> int:
 
 
 if __name__ == "__main__":
+    for line in write_down_new():
+        print(f"for ever: {line}")
     if renew():
         print("README.md: the map is drawn anew")
     sys.exit(update(published()))

@@ -21,10 +21,15 @@ from infra.runtime.folding.injection import flattened
 from infra.runtime.messages.codec import Incoming, Rejected
 
 
+def put(owner: object, **instead: object) -> None:
+    """Put something else in the place of what a class or module has."""
+    for name, value in instead.items():
+        setattr(owner, name, value)
+
+
 def hurried() -> None:
     """No mutant: leases of a few seconds, so that a test need not wait a minute for a dead process's."""
-    effects.LEASE_S = 5.0
-    effects.CALL_S = 3.0
+    put(effects, LEASE_S=5.0, CALL_S=3.0)
 
 
 def forgetful() -> None:
@@ -36,8 +41,7 @@ def forgetful() -> None:
     async def mark(_: Batcher, __: Connection, ___: Sequence[Incoming]) -> None:
         return
 
-    Batcher._known = known
-    Batcher._mark = mark
+    put(Batcher, _known=known, _mark=mark)
 
 
 def hasty() -> None:
@@ -59,7 +63,7 @@ def hasty() -> None:
         await asyncio.sleep(0.4)
         return await commit(self, positions, records, opened, counts)
 
-    Batcher._commit = ahead
+    put(Batcher, _commit=ahead)
 
 
 def careless() -> None:
@@ -77,8 +81,7 @@ def careless() -> None:
     async def outcome(self: Lanes, effect: Leased) -> list[Message]:
         return list(flattened(await self._call(self._wiring.action, effect)))
 
-    Lanes._call = anew
-    Lanes._outcome = outcome
+    put(Lanes, _call=anew, _outcome=outcome)
 
 
 def impatient() -> None:
@@ -88,7 +91,7 @@ def impatient() -> None:
     async def consumed(_: Deadlines, __: dict[Place, int]) -> bool:
         return True
 
-    Deadlines._consumed = consumed
+    put(Deadlines, _consumed=consumed)
 
 
 MUTANTS: dict[str, Callable[[], None]] = {

@@ -12,7 +12,7 @@ import pytest
 from infra.runtime.messages.ids import source_of
 from tests.shop.bench import NOON, TENANT, Bench, fact_types
 from tests.shop.events import Close, Closed, Counted, Filled, Grab, Join, Move, Pay, Put, Smuggle, Split
-from tests.shop.handlers import BROKEN, broken
+from tests.shop.handlers import BROKEN
 
 IN = "shop.inbound"
 COMMANDS = "shop.commands"
@@ -130,7 +130,7 @@ async def test_redrive_goes_in_order_and_frees_the_key_at_its_end(
         await bench.redrive("shop", first.id)
     assert len(await bench.parked()) == 3
 
-    monkeypatch.setitem(broken, "while", False)
+    monkeypatch.setattr("tests.shop.handlers.broken", frozenset[int]())
     assert await bench.redrive("shop", first.id)
     assert not await bench.redrive("shop", first.id)
     with pytest.raises(NotFirst):
@@ -203,7 +203,7 @@ async def test_a_repaired_record_does_not_overtake_what_its_key_waits_for(
     monkeypatch.setitem(bench.engine.codec._message_seals, ("shop.Put", 9), None)
     with pytest.raises(NotFirst):
         await bench.redrive("shop", second.id)
-    monkeypatch.setitem(broken, "while", False)
+    monkeypatch.setattr("tests.shop.handlers.broken", frozenset[int]())
     assert await bench.redrive("shop", first.id)
     assert await bench.redrive("shop", second.id)
     assert len(await bench.facts(basket)) == 2
@@ -295,11 +295,10 @@ async def test_what_the_database_refuses_on_redrive_stays_parked_with_the_reason
 ) -> None:
     from infra.runtime.operating.parked import StillFails
 
-    monkeypatch.setitem(broken, "while", True)
     await bench.deliver(
         "shop", await bench.of(Put(basket_id=uuid4(), amount=BROKEN, padding=1_100_000), topic=IN)
     )
-    monkeypatch.setitem(broken, "while", False)
+    monkeypatch.setattr("tests.shop.handlers.broken", frozenset[int]())
     (parked,) = await bench.parked()
     with pytest.raises(StillFails, match="too_large"):
         await bench.redrive("shop", parked.id)
@@ -566,8 +565,7 @@ async def test_personal_values_are_sealed_wherever_they_rest(bench: Bench) -> No
         "shop": ["aggregates", "events", "claims", "inbox"],
         "projections": ["members_g1"],
     }.items():
-        for table in tables:
-            everything.append(str(await bench.rows(table, schema)))
+        everything += [str(await bench.rows(table, schema)) for table in tables]
     assert "ada" not in "".join(everything)
     assert "sealed" in everything[0]
     assert NOON.year == 2026

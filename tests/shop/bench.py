@@ -6,7 +6,6 @@ Each bench has a database to itself, made once a session and emptied for each te
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Generator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -72,7 +71,7 @@ def shop() -> Catalog:
     """Wire the shop."""
     return wire(
         [tests.shop.events],
-        [sys.modules["tests.shop.handlers"]],
+        [tests.shop.handlers],
         [tests.shop.sagas],
         [tests.shop.projections],
     )

@@ -35,8 +35,8 @@ from tests.shop.events import (
 worker = Worker("shop")
 BROKEN = 13
 """Putting this many in makes the decider raise."""
-broken = {"while": True}
-"""Whether it does: what an operator's repair of the code would change."""
+broken = frozenset({BROKEN})
+"""What it cannot stand; a repair of the code would change that."""
 
 
 class Basket(Aggregate):
@@ -83,7 +83,7 @@ class Carrier(Protocol):
 @worker.on
 def put(asked: Put, basket: Basket) -> Filled | PutRefused:
     """Put things in, but never take any out."""
-    if asked.amount == BROKEN and broken["while"]:
+    if asked.amount in broken:
         raise RuntimeError("thirteen")
     if asked.amount < 0:
         return PutRefused(basket_id=asked.basket_id, reason="amount: is negative")

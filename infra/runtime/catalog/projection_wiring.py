@@ -12,7 +12,9 @@ from events import KeyMark, marked
 from infra.errors import WiringError
 from infra.runtime.catalog.message_types import Contract, consumed
 from infra.runtime.catalog.signatures import Function, Signature, classes, read, where
-from projections import Projection, Query, Row
+from projections import Contains, Projection, Query, Row, Since, Until
+
+BOUNDS = (Since, Until, Contains)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +79,31 @@ def wire_projection(projection: Projection, contracts: dict[str, Contract]) -> P
             raise WiringError(
                 f"{query.__module__}.{query.__name__}: asks for {row.__name__}, which no function here folds"
             )
+        _check_columns(query, row)
         queries[snake(query.__name__)] = (query, row)
     topics = tuple(sorted({contracts[name].topic for name in folds}))
     return ProjectionWiring(
         f"projections.{projection.name}", "projections", topics, projection, folds, rows, queries
     )
+
+
+def _check_columns(query: type[Query[Any]], row: type[Row]) -> None:
+    """Every parameter filters a column, and every column to sort by exists."""
+    columns = {
+        mark.column for it in query.model_fields.values() for mark in it.metadata if isinstance(mark, BOUNDS)
+    }
+    columns |= {
+        name
+        for name, it in query.model_fields.items()
+        if not any(isinstance(mark, BOUNDS) for mark in it.metadata)
+    }
+    columns |= {name.removeprefix("-") for name in query.order}
+    unknown = sorted(columns - row.model_fields.keys())
+    if unknown:
+        raise WiringError(
+            f"{query.__module__}.{query.__name__}: {row.__name__} has no column {unknown[0]!r}; "
+            "name one, or bound it: Annotated[..., Since('column')]"
+        )
 
 
 def _check_path(function: Function, model: type[BaseModel], path: tuple[str, ...]) -> None:

@@ -28,6 +28,8 @@ MAX_BATCH: Final = 1_000
 FETCH_MS: Final = 500
 MAX_PARKED_KEYS: Final = 10_000
 PAUSE_S: Final = 5.0
+FAILING_S: Final = 5.0
+CANNOT_FETCH: Final = "cannot fetch"
 COMMIT_EVERY_S: Final = 5.0
 PASSING: tuple[type[BaseException], ...] = (*TRANSIENT, Outrun)
 BACKOFF_S: Final = (0.05, 0.2, 0.5, 1.0, 2.0)
@@ -86,6 +88,7 @@ class Consumer:
             return
         fetched = await self._reader.fetch(FETCH_MS, MAX_BATCH)
         self.vitals.turned_at = time.time()
+        self._show_failing()
         async with self._turn:
             try:
                 await self._claim_new(fetched)
@@ -107,6 +110,14 @@ class Consumer:
         elif time.monotonic() - self._committed_at > COMMIT_EVERY_S:
             self._committed_at = time.monotonic()
             await self._commit_advisory()
+
+    def _show_failing(self) -> None:
+        """A consumer that cannot fetch makes turns, but no progress: say so after a while, and take it back."""
+        failing = self._reader.failing
+        if failing is not None and time.monotonic() - failing[0] > FAILING_S:
+            self.vitals.stopped_because = f"{CANNOT_FETCH}: {failing[1]}"
+        elif failing is None and (self.vitals.stopped_because or "").startswith(CANNOT_FETCH):
+            self.vitals.stopped_because = None
 
     async def _overfull(self) -> bool:
         """Whether so much is parked that going on would only park more: then nothing is read until it is less."""

@@ -272,7 +272,7 @@ def explain(wrong: ValidationError) -> str:
     parts = []
     for error in wrong.errors(include_url=False, include_context=False, include_input=False)[:10]:
         place = ".".join(str(step) for step in error["loc"]) or "body"
-        parts.append(f"{place}: {error['msg']}")
+        parts.append(f"{place}: {error['msg'].removeprefix('Value error, ')}")
     return "; ".join(parts)
 
 
