@@ -76,7 +76,19 @@ def create_app(settings: Settings, catalog: Catalog) -> FastAPI:
     return app
 
 
+async def _welcome(_request: Request) -> dict[str, str]:
+    """Say where to go on from the address that `up` prints."""
+    return {
+        "name": "Triplane",
+        "openapi": "/openapi.json",
+        "asyncapi": "/asyncapi.json",
+        "health": "/readyz",
+        "metrics": "/metrics",
+    }
+
+
 def _add_routes(app: FastAPI, catalog: Catalog) -> None:
+    app.add_api_route("/", _welcome, methods=["GET"], include_in_schema=False)
     open_routes: dict[str, Callable[[Request], Awaitable[Response]]] = {
         "/healthz": health.healthz,
         "/readyz": health.readyz,
