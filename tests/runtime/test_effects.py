@@ -248,3 +248,18 @@ async def test_a_process_that_was_held_up_past_its_lease_does_not_fold_a_second_
         async with acting(bench, outside):
             await until(lambda: all_done(bench))
     assert await bench.facts(basket) == [(1, "Shipped")]
+
+
+async def test_an_effect_that_cannot_be_read_any_more_stops_nobody_else(bench: Bench) -> None:
+    basket, other, outside = uuid4(), uuid4(), Outside()
+    await bench.deliver(SHIP, await bench.of(Ship(basket_id=basket)), await bench.of(Ship(basket_id=other)))
+    await bench.engine.databases["shop"].execute(
+        "UPDATE effects SET value = '[]' WHERE key = $1", str(basket)
+    )
+
+    async def told_apart() -> bool:
+        return await standings(bench) == ["unknown", "done"]
+
+    async with acting(bench, outside):
+        await until(told_apart)
+    assert set(outside.taken) == {other}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
@@ -214,6 +215,7 @@ def test_poisoned_records_are_parked_with_a_reason_and_harm_nobody(
 ) -> None:
     good = [paid(tenant, new()) for _ in range(6)]
     reused = paid(tenant, new())
+    assert isinstance(reused.body, dict)
     bad = {
         "not_json": Sent("payments.inbound", tenant, "k", "payments.PaymentCompleted", b"{"),
         "not_utf8": Sent("payments.inbound", tenant, "k", "payments.PaymentCompleted", b"\xff"),
@@ -247,9 +249,7 @@ def test_poisoned_records_are_parked_with_a_reason_and_harm_nobody(
         "reserved": Sent(
             "payments.inbound", tenant, "k", "payments.PaymentCompleted", {}, headers={"ce_sequence": "1"}
         ),
-        "id_reuse": Sent(
-            reused.topic, tenant, reused.key, reused.type, {"payment_id": reused.key}, reused.id
-        ),
+        "id_reuse": replace(reused, body={**reused.body, "provider_ref": "another"}),
     }
     platform_at_work.send([*good[:3], reused, *bad.values(), *good[3:]])
     seen(platform_at_work, "SELECT 1 AS x FROM read.payment_history WHERE tenant = $1", tenant, rows=7)

@@ -22,6 +22,7 @@ from pydantic_core import from_json
 
 from events import Message
 from handlers import OutcomeUnknown, Unavailable
+from infra.errors import Unacceptable
 from infra.kafka.record import Record
 from infra.postgres.database import TRANSIENT, Connection, Database
 from infra.runtime.catalog import EffectWiring
@@ -152,7 +153,19 @@ class Lanes:
             self._me,
             LEASE_S,
         )
-        return [await self._open(row) for row in rows]
+        leased = []
+        for row in rows:
+            try:
+                leased.append(await self._open(row))
+            except (Unacceptable, KeyError) as unreadable:
+                log.error("effect cannot be read", lanes=self.name, id=str(row["id"]), error=repr(unreadable))  # noqa: TRY400
+                await self._database.execute(
+                    "UPDATE effects SET standing = 'unknown', error = $3, expires_at = '-infinity' WHERE id = $1 AND epoch = $2",
+                    row["id"],
+                    row["epoch"],
+                    f"it cannot be read any more: {unreadable!r}"[:2000],
+                )
+        return leased
 
     async def _open(self, row: Any) -> Leased:
         headers: dict[str, str] = from_json(row["headers"])
