@@ -141,9 +141,7 @@ class Context:
                     found[name] = self._view(kind, str(getattr(message, field)))
                 case Of(kind, field):
                     value = getattr(message, field)
-                    found[name] = (
-                        None if value is None else self._aggregate(kind, str(value))
-                    )
+                    found[name] = None if value is None else self._aggregate(kind, str(value))
                 case HeldBy(kind, field, claim):
                     found[name] = self._holder(kind, claim, getattr(message, field))
                 case _:

@@ -15,6 +15,7 @@ from typing import Protocol
 from uuid import UUID
 
 import structlog
+from pydantic import ValidationError
 
 from infra.errors import TriplaneError, Unacceptable
 from infra.kafka.record import Place, Record
@@ -23,7 +24,7 @@ from infra.runtime.catalog import Wiring
 from infra.runtime.consuming import parking
 from infra.runtime.consuming.parking import Parked
 from infra.runtime.consuming.tenancy import Tenancy
-from infra.runtime.messages.codec import BREATHE_EVERY, Codec, Incoming, Rejected
+from infra.runtime.messages.codec import BREATHE_EVERY, Codec, Incoming, Rejected, explain
 
 log = structlog.get_logger(__name__)
 
@@ -302,5 +303,10 @@ def rejected_by(incoming: Incoming, raised: BaseException) -> Rejected:
     """Say why a fold did not take a message."""
     if isinstance(raised, Unacceptable):
         return Rejected(incoming.record, raised.reason, raised.detail, incoming.envelope)
-    log.error("a fold raised", type=incoming.envelope.type, id=incoming.envelope.id, exc_info=raised)
-    return Rejected(incoming.record, "fold_failed", f"{type(raised).__name__}: {raised}", incoming.envelope)
+    # A validation error repeats the values that it complains of, and they may be personal.
+    said = explain(raised) if isinstance(raised, ValidationError) else str(raised)
+    trace = None if isinstance(raised, ValidationError) else raised
+    log.error(
+        "a fold raised", type=incoming.envelope.type, id=incoming.envelope.id, said=said, exc_info=trace
+    )
+    return Rejected(incoming.record, "fold_failed", f"{type(raised).__name__}: {said}", incoming.envelope)

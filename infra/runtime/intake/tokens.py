@@ -13,7 +13,7 @@ from typing import Final, cast
 
 from infra.errors import Unacceptable
 from infra.runtime.messages.envelope import MAX_ATTRIBUTE, Envelope
-from infra.runtime.messages.ids import derived_id, payload_hash
+from infra.runtime.messages.ids import content_hash, derived_id
 
 MAX_LENGTH: Final = 2_000
 _VERSION: Final = 1
@@ -36,7 +36,7 @@ class Token:
     def of(cls, envelope: Envelope, body: bytes) -> Token:
         """Give the token of a message that is sent in."""
         context = envelope.type.partition(".")[0]
-        return cls(envelope.tenant, context, envelope.source, envelope.id, payload_hash(body))
+        return cls(envelope.tenant, context, envelope.source, envelope.id, content_hash(envelope.type, body))
 
     @property
     def intake_id(self) -> str:

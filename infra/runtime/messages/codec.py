@@ -19,7 +19,7 @@ from infra.runtime.catalog import Catalog, Contract
 from infra.runtime.catalog.signatures import classes
 from infra.runtime.messages import strict_json
 from infra.runtime.messages.envelope import Envelope, open_record
-from infra.runtime.messages.ids import inbox_key, payload_hash
+from infra.runtime.messages.ids import content_hash, inbox_key
 from infra.runtime.messages.vault import Subject, Vault
 
 M = TypeVar("M", bound=BaseModel)
@@ -195,7 +195,7 @@ class Codec:
                 record, "wrong_key", f"the record's key is not the body's {contract.key}", envelope
             )
         inbox = inbox_key(consumer, generation, envelope.tenant, envelope.source, envelope.id)
-        return Incoming(record, envelope, contract, message, key, inbox, payload_hash(body))
+        return Incoming(record, envelope, contract, message, key, inbox, content_hash(envelope.type, body))
 
     def decode(self, contract: Contract, envelope: Envelope, body: bytes, *, trusted: bool) -> Message:
         """Read a body as the current version of its contract; raise `Unacceptable` naming each wrong field.

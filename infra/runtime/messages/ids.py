@@ -31,6 +31,11 @@ def inbox_key(consumer: str, generation: int, tenant: str, source: str, message_
     return UUID(bytes=blake2b(scope.encode(), digest_size=16, person=b"triplane-inbox").digest())
 
 
+def content_hash(kind: str, body: bytes) -> int:
+    """Give a signed 64-bit digest of a message's type and body, to tell a duplicate from another under the same id."""
+    return payload_hash(kind.encode() + b"\0" + body)
+
+
 def payload_hash(value: bytes) -> int:
-    """Give a signed 64-bit digest of a body, to tell a duplicate from another message under the same id."""
+    """Give a signed 64-bit digest."""
     return int.from_bytes(blake2b(value, digest_size=8).digest(), "big", signed=True)

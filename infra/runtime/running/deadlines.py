@@ -111,16 +111,19 @@ class Deadlines:
             )
             if not rows:
                 return 0
+            failed: str | None = None
             stepping = Stepping(self._wiring, self._batcher.codec)
             await stepping.lock(tx, {(row["tenant"], row["key"]) for row in rows})
             for row in rows:
                 try:
                     fired += stepping.late((row["tenant"], row["key"]), row["number"])
-                except Exception:
+                except Exception as raised:
+                    failed = f"the move for a deadline raises ({type(raised).__name__}); see the log"
                     key = parking_key(self._wiring, row["tenant"], row["key"])
                     log.exception("the move for a deadline raised; it is tried again", saga=key)
                     self.vitals.count(failures=1)
             await stepping.save(tx)
+        self.vitals.stopped_because = failed
         if fired:
             self.vitals.count(fired=fired)
             self._wakeups.poke(self._batcher.database)
