@@ -6,7 +6,7 @@ most one customer of a tenant.
 
 from __future__ import annotations
 
-from typing import Literal, NewType, Self
+from typing import Final, Literal, NewType, Self, get_args
 from uuid import UUID
 
 from pydantic import model_validator
@@ -33,6 +33,7 @@ ContactId = NewType("ContactId", UUID)
 
 Channel = Literal["web", "mobile", "api", "vendor", "chat"]
 
+CHANNELS: Final = frozenset(get_args(Channel))
 ContactKind = Literal["email", "phone"]
 
 LinkMethod = Literal["exact_email", "exact_phone", "created"]
@@ -80,7 +81,11 @@ class RecordConversationV1(Past, of="RecordConversation", version=1):
 
     def upcast(self) -> RecordConversation:
         """Say that it was a chat, unless the sender was ahead of its own version and said otherwise."""
-        return RecordConversation.model_validate({"channel": "chat", **dict(self)})
+        said = dict(self)
+        channel = said.get("channel")
+        return RecordConversation.model_validate(
+            {**said, "channel": channel if channel in CHANNELS else "chat"}
+        )
 
 
 class ConversationRecorded(Event):

@@ -113,4 +113,6 @@ def test_a_conversation_of_version_1_was_a_chat() -> None:
         json.dumps({**SPOKEN, "agent": "Bob", "channel": "phone"})
     )
     assert recorded.upcast().channel == "chat"
+    ahead = RecordConversationV1.model_validate_json(json.dumps({**SPOKEN, "channel": "web"}))
+    assert ahead.upcast().channel == "web"
     assert recorded.upcast().model_dump()["agent"] == "Bob"
