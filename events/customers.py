@@ -84,7 +84,7 @@ class RecordConversationV1(Past, of="RecordConversation", version=1):
         said = dict(self)
         channel = said.get("channel")
         return RecordConversation.model_validate(
-            {**said, "channel": channel if channel in CHANNELS else "chat"}
+            {**said, "channel": channel if isinstance(channel, str) and channel in CHANNELS else "chat"}
         )
 
 

@@ -11,7 +11,20 @@ import pytest
 
 from infra.runtime.messages.ids import source_of
 from tests.shop.bench import NOON, TENANT, Bench, fact_types
-from tests.shop.events import Close, Closed, Counted, Filled, Grab, Join, Move, Pay, Put, Smuggle, Split
+from tests.shop.events import (
+    Close,
+    Closed,
+    Counted,
+    Filled,
+    Grab,
+    Join,
+    Move,
+    Pay,
+    Put,
+    PutV1,
+    Smuggle,
+    Split,
+)
 from tests.shop.handlers import BROKEN
 
 IN = "shop.inbound"
@@ -531,6 +544,24 @@ async def test_types_that_do_not_belong_are_parked(bench: Bench) -> None:
     await bench.deliver("shop", not_public, unknown, astray)
     assert await bench.reasons() == ["not_public", "unknown_type", "wrong_topic"]
     assert (await bench.parked())[1].type == "shop.Nonsense"
+
+
+async def test_an_upcaster_that_raises_holds_up_nobody_else(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_: PutV1) -> Put:
+        raise TypeError("never seen one of these")
+
+    monkeypatch.setattr(PutV1, "upcast", broken)
+    old = replace(await bench.of(Put(basket_id=uuid4(), amount=1), topic=IN))
+    headers = [(n, b"urn:triplane:shop.Put:1" if n == "ce_dataschema" else v) for n, v in old.headers]
+    body = json.dumps({"basket_id": str(uuid4()), "dozens": 1}).encode()
+    counts = await bench.deliver(
+        "shop",
+        replace(old, headers=headers, value=body),
+        await bench.of(Put(basket_id=uuid4(), amount=2), topic=IN),
+    )
+    assert (counts.applied, await bench.reasons()) == (1, ["contract_raised"])
 
 
 async def test_an_old_version_is_upcast_and_an_unknown_one_is_parked(bench: Bench) -> None:

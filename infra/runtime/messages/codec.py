@@ -9,6 +9,7 @@ from functools import cache
 from hashlib import blake2b
 from typing import Any, Final, TypeVar
 
+import structlog
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json, to_json
 
@@ -21,6 +22,8 @@ from infra.runtime.messages import strict_json
 from infra.runtime.messages.envelope import Envelope, open_record
 from infra.runtime.messages.ids import content_hash, inbox_key
 from infra.runtime.messages.vault import Subject, Vault
+
+log = structlog.get_logger(__name__)
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -216,6 +219,13 @@ class Codec:
                 message = message.upcast()
         except ValidationError as wrong:
             raise Unacceptable("invalid_field", explain(wrong)) from None
+        except Exception as raised:
+            # A validator or upcaster that is not total must not hold up the partition.
+            log.exception("a contract raised", type=contract.name, version=envelope.version)
+            detail = (
+                f"{contract.name} cannot be read: its contract raised {type(raised).__name__}; see the log"
+            )
+            raise Unacceptable("contract_raised", detail) from raised
         return message
 
     def encode(self, contract: Contract, tenant: str, message: Message) -> bytes:
