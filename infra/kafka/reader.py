@@ -20,6 +20,7 @@ from infra.kafka.record import Place, Record
 log = structlog.get_logger(__name__)
 SESSION_MS: Final = 6_000
 REBALANCE_MS: Final = 60_000
+PATIENCE_S: Final = 5.0
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
@@ -107,8 +108,10 @@ class Reader:
     async def bounds(self, places: Collection[Place]) -> tuple[dict[Place, int], dict[Place, int]]:
         """Give the first and the end offset of partitions."""
         wanted = [TopicPartition(*place) for place in places]
-        first = await self._consumer.beginning_offsets(wanted)
-        end = await self._consumer.end_offsets(wanted)
+        # The client would ask for 40 s; whoever waits for this turn (a rebalance, a stop) must not.
+        async with asyncio.timeout(PATIENCE_S):
+            first = await self._consumer.beginning_offsets(wanted)
+            end = await self._consumer.end_offsets(wanted)
         return (
             {(place.topic, place.partition): offset for place, offset in first.items()},
             {(place.topic, place.partition): offset for place, offset in end.items()},
@@ -125,8 +128,11 @@ class Reader:
                 log.debug("advisory commit failed", error=str(failed))
 
     async def stop(self) -> None:
-        """Leave the group."""
-        try:
-            await asyncio.wait_for(self._consumer.stop(), 5)
-        except (KafkaError, TimeoutError, asyncio.CancelledError) as failed:
-            log.debug("consumer did not stop in time", error=str(failed))
+        """Leave the group; a client that cannot, because its broker is away, is left behind."""
+        leaving = asyncio.ensure_future(self._consumer.stop())
+        done, _ = await asyncio.wait({leaving}, timeout=PATIENCE_S)
+        if not done:
+            leaving.cancel()
+            log.warning("consumer did not leave its group in time")
+        elif leaving.exception() is not None:
+            log.warning("consumer left its group with an error", error=repr(leaving.exception()))
