@@ -306,7 +306,14 @@ def rejected_by(incoming: Incoming, raised: BaseException) -> Rejected:
     # A validation error repeats the values that it complains of, and they may be personal.
     said = explain(raised) if isinstance(raised, ValidationError) else str(raised)
     trace = None if isinstance(raised, ValidationError) else raised
+    envelope = incoming.envelope
     log.error(
-        "a fold raised", type=incoming.envelope.type, id=incoming.envelope.id, said=said, exc_info=trace
+        "a fold raised",
+        type=envelope.type,
+        id=envelope.id,
+        tenant=envelope.tenant,
+        correlation=envelope.correlation,
+        said=said,
+        exc_info=trace,
     )
-    return Rejected(incoming.record, "fold_failed", f"{type(raised).__name__}: {said}", incoming.envelope)
+    return Rejected(incoming.record, "fold_failed", f"{type(raised).__name__}: {said}", envelope)
