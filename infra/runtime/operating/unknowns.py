@@ -38,25 +38,28 @@ async def unknown(database: Database) -> list[UnknownEffect]:
 
 async def retry(engine: Engine, effect: UnknownEffect, *, who: str, why: str) -> bool:
     """Have an effect looked up again; `False` when it is not unknown any more."""
-    act = EffectRetried(
-        operation_id=operations.new_operation(),
-        consumer=effect.consumer,
-        effect_id=effect.id,
-        who=who,
-        why=why,
-        at=datetime.now(UTC),
-    )
-    await operations.record(
-        engine.databases["operations"], engine.codec, act, tenant=effect.tenant, who=who, why=why
-    )
-    return await _changed(
-        engine, effect, "standing = 'started', attempts = 0, not_before = now(), expires_at = '-infinity'"
-    )
+    change = "standing = 'started', attempts = 0, not_before = now(), expires_at = '-infinity'"
+    return await _decide(engine, effect, EffectRetried, change, who=who, why=why)
 
 
 async def abandon(engine: Engine, effect: UnknownEffect, *, who: str, why: str) -> bool:
     """Leave an effect as it is, so that its key goes on; `False` when it is not unknown any more."""
-    act = EffectAbandoned(
+    return await _decide(
+        engine, effect, EffectAbandoned, "standing = 'done', ended_at = now()", who=who, why=why
+    )
+
+
+async def _decide(
+    engine: Engine,
+    effect: UnknownEffect,
+    kind: type[EffectRetried | EffectAbandoned],
+    change: str,
+    *,
+    who: str,
+    why: str,
+) -> bool:
+    """Keep the act, then do it: a crash between the two leaves an effect that is unknown, and can be decided again."""
+    act = kind(
         operation_id=operations.new_operation(),
         consumer=effect.consumer,
         effect_id=effect.id,
@@ -67,12 +70,7 @@ async def abandon(engine: Engine, effect: UnknownEffect, *, who: str, why: str) 
     await operations.record(
         engine.databases["operations"], engine.codec, act, tenant=effect.tenant, who=who, why=why
     )
-    return await _changed(engine, effect, "standing = 'done', ended_at = now()")
-
-
-async def _changed(engine: Engine, effect: UnknownEffect, change: str) -> bool:
     rows = await engine.databases[effect.schema].fetch(
-        f"UPDATE effects SET {change} WHERE id = $1 AND standing = 'unknown' RETURNING 1",
-        effect.id,
+        f"UPDATE effects SET {change} WHERE id = $1 AND standing = 'unknown' RETURNING 1", effect.id
     )
     return bool(rows)
