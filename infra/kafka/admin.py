@@ -66,7 +66,14 @@ class Admin:
 
     async def ensure_topics(self, names: Iterable[str]) -> None:
         """Make the topics that are missing; an existing one is never changed (its partition count is frozen)."""
-        await self._guarded(self._ensure, sorted(names))
+        wanted = sorted(names)
+        await self._guarded(self._ensure, wanted)
+        give_up = time.monotonic() + TIMEOUT_S
+        # A topic that has just been made is not described at once.
+        while missing := set(wanted) - (await self.topics(wanted)).keys():
+            if time.monotonic() > give_up:
+                raise BrokerUnavailable(f"the broker does not show the topic {min(missing)} that it has made")
+            await asyncio.sleep(0.1)
 
     async def topics(self, names: Collection[str]) -> dict[str, Topic]:
         """Describe topics; those that do not exist are left out."""

@@ -78,7 +78,9 @@ def open_record(record: Record) -> tuple[Envelope, bytes]:
     if content_type.lower().startswith(_STRUCTURED):
         if not record.inbound:
             raise Unacceptable("structured_inside", "structured mode is accepted on .inbound only")
-        return open_structured(record.value, record.at, inbound=record.inbound)
+        envelope, body = open_structured(record.value, record.at, inbound=record.inbound)
+        _check_agreement(headers, envelope)
+        return envelope, body
     if not _JSON.match(content_type):
         raise Unacceptable(
             "content_type", f"content-type {content_type!r} is not JSON; send application/json"
@@ -165,6 +167,21 @@ def _same_for_many(*raw: bytes | None) -> tuple[str, str, str, int]:
         raise Unacceptable("content_type", "not as a relay writes it")
     envelope = envelope_of(attributes, datetime.fromtimestamp(0, UTC), inbound=False)
     return envelope.type, envelope.source, envelope.tenant, envelope.version
+
+
+def _check_agreement(headers: dict[str, str], envelope: Envelope) -> None:
+    """In structured mode the body says everything; a header that says otherwise may be a forgery or a mistake."""
+    said = {
+        "ce_id": envelope.id,
+        "ce_type": envelope.type,
+        "ce_source": envelope.source,
+        "ce_tenantid": envelope.tenant,
+    }
+    for name, value in said.items():
+        if headers.get(name, value) != value:
+            raise Unacceptable(
+                "header_mismatch", f"{name}: differs from the body's; say it in one place only"
+            )
 
 
 def open_structured(value: bytes, at: datetime, *, inbound: bool) -> tuple[Envelope, bytes]:
