@@ -27,9 +27,7 @@ def status(*, as_json: Annotated[bool, typer.Option("--json", help="For programs
     report = processes(home_path())
     if report["state"] == "running":
         report["engine"] = asyncio.run(_engine())
-        if report["engine"]["state"] != "green" or any(
-            it["state"] != "running" for it in report["processes"]
-        ):
+        if any(it["state"] != "running" for it in report["processes"]):
             report["state"] = "degraded"
     typer.echo(json.dumps(report, indent=2) if as_json else _text(report))
 
