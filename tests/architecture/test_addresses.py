@@ -59,7 +59,7 @@ def test_each_kind_is_noticed(parts: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["~/work/x", "$ROOT/home/x", "https://example.org/work/1", "a/home/b", "the home/work split"]
+    "text", ["~/code/x", "$ROOT/home/x", "https://example.org/work/1", "a/home/b", "the home/work split"]
 )
 def test_what_only_looks_like_it_is_left_alone(text: str) -> None:
     assert found_in(text) == []
