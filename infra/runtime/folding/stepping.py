@@ -27,7 +27,6 @@ from infra.runtime.messages.envelope import Envelope
 from infra.runtime.messages.ids import derived_id, source_of
 from infra.runtime.messages.vault import TENANT_KEY
 from infra.runtime.publishing import outbox
-from infra.runtime.publishing.outbox import Outgoing
 from sagas import Compensated, Ended, State, Step, Stuck
 
 InstanceKey = tuple[str, str]
@@ -421,15 +420,13 @@ class Stepping:
             if subject is not None:
                 subjects.add(subject)
         await self._codec.vault.warm(subjects, create=True)
-        outgoing = []
-        for message, envelope, message_id in self._sent:
-            contract = self._codec.catalog.of(type(message))
-            value = self._codec.encode(contract, envelope.tenant, message)
-            outgoing.append(
-                Outgoing(message_id, contract.topic, str(getattr(message, contract.key)), envelope, value)
-            )
-            outbox.check_size(outgoing[-1])
-        await outbox.write(tx, outgoing)
+        await outbox.write(
+            tx,
+            [
+                outbox.prepared(self._codec, message, message_id, envelope)
+                for message, envelope, message_id in self._sent
+            ],
+        )
 
 
 def parking_key(wiring: SagaWiring, tenant: str, correlation: str) -> str:

@@ -23,7 +23,6 @@ from infra.runtime.messages.codec import Codec, Incoming, shape_of
 from infra.runtime.messages.envelope import Envelope
 from infra.runtime.messages.ids import derived_id, source_of
 from infra.runtime.publishing import outbox
-from infra.runtime.publishing.outbox import Outgoing
 
 StreamKey = tuple[str, str, str]
 """Aggregate kind, tenant, key."""
@@ -276,18 +275,13 @@ class Streams:
         }
         await self._warm(changed)
         await self._save_streams(tx, changed)
-        outgoing = [self._outgoing_of(*published) for published in self._published]
+        outgoing = [
+            outbox.prepared(self._codec, message, message_id, envelope)
+            for _, message, envelope, message_id in self._published
+        ]
         await self._save_facts(tx, {message.id: message.value for message in outgoing})
         await self._save_claims(tx)
         await outbox.write(tx, outgoing)
-
-    def _outgoing_of(
-        self, contract: Contract, message: Message, envelope: Envelope, message_id: UUID
-    ) -> Outgoing:
-        value = self._codec.encode(contract, envelope.tenant, message)
-        outgoing = Outgoing(message_id, contract.topic, str(getattr(message, contract.key)), envelope, value)
-        outbox.check_size(outgoing)
-        return outgoing
 
     async def _warm(self, changed: dict[StreamKey, Stream]) -> None:
         subjects = {

@@ -10,8 +10,10 @@ from zlib import crc32
 
 from pydantic_core import to_json
 
+from events import Message
 from infra.errors import Unacceptable
 from infra.postgres.database import Connection
+from infra.runtime.messages.codec import Codec
 from infra.runtime.messages.envelope import Envelope
 
 BUCKETS: Final = 64
@@ -42,6 +44,15 @@ def check_size(outgoing: Outgoing) -> None:
         raise Unacceptable(
             "too_large", f"{outgoing.envelope.type}: {size} bytes; at most {MAX_RECORD_BYTES} are published"
         )
+
+
+def prepared(codec: Codec, message: Message, message_id: UUID, envelope: Envelope) -> Outgoing:
+    """Seal a message for its topic (warm the vault first), and refuse what the broker would refuse."""
+    contract = codec.catalog.of(type(message))
+    value = codec.encode(contract, envelope.tenant, message)
+    outgoing = Outgoing(message_id, contract.topic, str(getattr(message, contract.key)), envelope, value)
+    check_size(outgoing)
+    return outgoing
 
 
 async def write(tx: Connection, messages: Sequence[Outgoing]) -> None:
