@@ -7,7 +7,7 @@ holds; a partition that another process has moved is dropped from the batch, and
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from operator import attrgetter
@@ -22,6 +22,7 @@ from infra.kafka.record import Place, Record
 from infra.postgres.database import DATA, Connection, Database
 from infra.runtime.catalog import Wiring
 from infra.runtime.consuming import parking
+from infra.runtime.consuming.overlays import Spot
 from infra.runtime.consuming.parking import Parked
 from infra.runtime.consuming.tenancy import Tenancy
 from infra.runtime.messages.codec import BREATHE_EVERY, Codec, Incoming, Rejected, explain
@@ -92,14 +93,16 @@ class Batcher:
         codec: Codec,
         tenancy: Tenancy,
         folding: Callable[[], Folding],
+        overlaid: frozenset[Spot] = frozenset(),
     ) -> None:
-        """Write to `database` (the schema of the consumer) what `folding` makes of the messages."""
+        """Write to `database` (the schema of the consumer) what `folding` makes of the messages; `overlaid` is passed over."""
         self.wiring = wiring
         self.generation = generation
         self.database = database
         self.codec = codec
         self.tenancy = tenancy
         self._folding = folding
+        self._overlaid = overlaid
 
     @property
     def scope(self) -> parking.Scope:
@@ -138,6 +141,8 @@ class Batcher:
 
     async def open(self, records: Sequence[Record]) -> list[Incoming | Rejected]:
         """Read records, and admit what comes from outside only for an active tenant."""
+        if self._overlaid:
+            records = [it for it in records if (it.topic, it.partition, it.offset) not in self._overlaid]
         opened = await self.codec.open_all(self.wiring.name, self.generation, self.wiring.listens, records)
         admitted: list[Incoming | Rejected] = []
         for it in opened:
@@ -193,6 +198,20 @@ class Batcher:
             [positions[place].epoch for place in places],
         )
         return {(row["topic"], row["partition"]) for row in rows}
+
+    async def hold(self, tx: Connection, places: Collection[Place]) -> None:
+        """Keep every batch of these partitions out until `tx` ends: whoever folds their messages beside the owner does so.
+
+        First of all in `tx`, as a batch does: a row that only its partition's owner folds is not locked by itself.
+        """
+        ordered = sorted(places)
+        await tx.fetch(
+            """SELECT FROM checkpoints c JOIN unnest($3::text[], $4::int[]) AS w (topic, partition) USING (topic, partition)
+               WHERE c.consumer = $1 AND c.generation = $2 ORDER BY c.topic COLLATE "C", c.partition FOR UPDATE OF c""",
+            *self.scope,
+            [topic for topic, _ in ordered],
+            [partition for _, partition in ordered],
+        )
 
     async def apply(
         self, tx: Connection, opened: Sequence[Incoming | Rejected], *, redrive: bool = False

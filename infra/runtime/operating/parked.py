@@ -131,6 +131,10 @@ async def redrive(batcher: Batcher, parked_id: int) -> bool:
     """
     try:
         async with batcher.database.transaction() as tx:
+            found = await tx.fetchrow("SELECT topic, partition FROM parked WHERE id = $1", parked_id)
+            if found is None:
+                return False
+            await batcher.hold(tx, {(found["topic"], found["partition"])})
             row = await _held(tx, parked_id)
             if row is None:
                 return False
