@@ -21,6 +21,8 @@ log = structlog.get_logger(__name__)
 SESSION_MS: Final = 6_000
 REBALANCE_MS: Final = 60_000
 PATIENCE_S: Final = 5.0
+MAX_RECORD: Final = 1_048_576
+"""What a topic takes; of each partition no more lies in memory unread, so that many consumers fit into a process."""
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
@@ -63,7 +65,7 @@ class Reader:
             heartbeat_interval_ms=SESSION_MS // 4,
             rebalance_timeout_ms=REBALANCE_MS,
             max_poll_interval_ms=5 * REBALANCE_MS,
-            max_partition_fetch_bytes=4 * 1024 * 1024,
+            max_partition_fetch_bytes=MAX_RECORD,
             metadata_max_age_ms=60_000,
         )
 

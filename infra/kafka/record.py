@@ -31,11 +31,11 @@ class Record:
         return self.topic.endswith(".inbound")
 
     @property
-    def type(self) -> str | None:
+    def type(self) -> bytes | None:
         """The message's type as far as one look at the headers tells."""
         for name, value in self.headers:
             if name == "ce_type":
-                return None if value is None else value.decode("utf-8", "replace")
+                return value
         return None
 
     @property

@@ -9,7 +9,7 @@ import asyncio
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 from events import Message
 from infra.kafka.record import Place, Record
@@ -35,7 +35,7 @@ def hurried() -> None:
 def forgetful() -> None:
     """No inbox."""
 
-    async def known(_: Batcher, __: Connection, ___: Sequence[Incoming]) -> dict[UUID, int]:
+    async def known(_: Batcher, __: Connection, ___: Sequence[Incoming]) -> dict[str, int]:
         return {}
 
     async def mark(_: Batcher, __: Connection, ___: Sequence[Incoming]) -> None:

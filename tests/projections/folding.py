@@ -20,7 +20,7 @@ def folded(wiring: ProjectionWiring, events: Iterable[Message]) -> Rows:
     rows: Rows = {}
     for event in events:
         for fold in wiring.folds[type_of(type(event))]:
-            key = (fold.row, *(_at(event, path) for path in fold.paths))
+            key = (fold.row, *fold.key_of(event))
             if None in key:
                 continue
             plain = {NOW: NOON, META: META_OF_TESTS}
@@ -44,9 +44,3 @@ def row_of(name: str, *events: Message) -> dict[str, Any]:
     """Give the one row that a projection makes of these events, by column."""
     (row,) = rows_of(name, *events)
     return dict(row)
-
-
-def _at(event: Any, path: tuple[str, ...]) -> Any:
-    for name in path:
-        event = getattr(event, name)
-    return event

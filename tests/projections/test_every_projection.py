@@ -49,7 +49,7 @@ def test_a_row_that_depends_on_the_interleaving_is_caught() -> None:
     def latest(event: PaymentCompleted, _row: Latest | None) -> Latest:
         return Latest(customer_id=event.customer_id, provider_ref=event.provider_ref)
 
-    fold = FoldWiring(read(latest, beside=1), Latest, (("customer_id",),))
+    fold = FoldWiring(read(latest, beside=1), Latest, ("customer_id",))
     wiring = replace(PROJECTIONS[0], folds={"payments.PaymentCompleted": (fold,)})
 
     @settings(max_examples=300, database=None, phases=[Phase.generate])

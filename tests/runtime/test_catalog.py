@@ -369,3 +369,20 @@ def test_the_culprit_is_named(name: str) -> None:
         wired(**parts)
     for word in named:
         assert word in str(found.value), str(found.value)
+
+
+def test_only_a_row_that_one_partition_alone_reaches_goes_without_a_lock() -> None:
+    models = {**shop().projections, **discover().projections}
+    owned = {
+        wiring.rows[row]: row in wiring.owned
+        for name in ("colours", "customer_spend", "payment_history", "saga_instances")
+        for wiring in [models[f"projections.{name}"]]
+        for row in wiring.rows
+    }
+    assert owned == {
+        "colours": False,  # keyed by a colour, reached from every basket
+        "colours_basket": True,
+        "customer_spend": False,  # keyed by customer, reached from every payment
+        "payment_history": True,
+        "saga_instances": True,
+    }

@@ -53,7 +53,7 @@ async def work(bench: Bench, consumer: str, batches: Sequence[Sequence[Record]])
             if not rest:
                 break
             try:
-                await (await bench.batcher(consumer)).run(positions, rest)
+                await bench.run(consumer, positions, rest)
             except PASSING:
                 await asyncio.sleep(0.01)
 
@@ -228,11 +228,11 @@ async def test_a_zombie_loses_its_partition_only_and_writes_nothing_for_it(bench
     other = await zombie.of(Put(basket_id=kept, amount=1), topic=IN, partition=1)
     held = await zombie.claim("shop", [(IN, 0), (IN, 1)])
     inherited = await heir.claim("shop", [(IN, 0)])
-    counts, gone = await (await zombie.batcher("shop")).run(held, [contested, other])
+    counts, gone = await zombie.run("shop", held, [contested, other])
     assert gone == {(IN, 0)}
     assert counts.applied == 1
     assert (await zombie.facts(lost), await zombie.facts(kept)) == ([], [(1, "Filled")])
-    counts, gone = await (await heir.batcher("shop")).run(inherited, [contested])
+    counts, gone = await heir.run("shop", inherited, [contested])
     assert (counts.applied, gone) == (1, set())
 
 
@@ -241,8 +241,8 @@ async def test_a_batch_that_another_has_committed_meanwhile_is_dropped(benches: 
     record = await first.of(Put(basket_id=uuid4(), amount=1), topic=IN)
     held = await first.claim("shop", [(IN, 0)])
     same = {place: Position(it.topic_id, it.next, it.epoch) for place, it in held.items()}
-    assert (await (await first.batcher("shop")).run(held, [record]))[1] == set()
-    assert (await (await second.batcher("shop")).run(same, [record]))[1] == {(IN, 0)}
+    assert (await first.run("shop", held, [record]))[1] == set()
+    assert (await second.run("shop", same, [record]))[1] == {(IN, 0)}
 
 
 class Unfenced(Batcher):
@@ -265,7 +265,7 @@ class Unfenced(Batcher):
 class Forgetful(Batcher):
     """The mutant: has no inbox."""
 
-    async def _known(self, tx: Connection, incoming: Sequence[Incoming]) -> dict[UUID, int]:
+    async def _known(self, tx: Connection, incoming: Sequence[Incoming]) -> dict[str, int]:
         del tx, incoming
         return {}
 
@@ -288,8 +288,8 @@ async def test_the_mutant_without_the_comparison_applies_what_a_zombie_holds_and
     records = [await heir.of(Put(basket_id=basket, amount=1), topic=IN) for _ in range(6)]
     held = await zombie.claim("shop", [(IN, 0)])
     inherited = await heir.claim("shop", [(IN, 0)])
-    await (await heir.batcher("shop")).run(inherited, records)
-    await (await zombie.batcher("shop")).run(held, records[:2])
+    await heir.run("shop", inherited, records)
+    await zombie.run("shop", held, records[:2])
     assert await heir.next_offset("shop", IN) == 2, "six were consumed"
 
 

@@ -187,9 +187,16 @@ class Bench:
         positions = self.positions[consumer]
         missing = {(it.topic, it.partition) for it in records} - positions.keys()
         positions |= await self.claim(consumer, sorted(missing))
-        counts, lost = await batcher.run(positions, list(records))
+        counts, lost = await batcher.run(positions, records, await batcher.open(records))
         assert not lost
         return counts
+
+    async def run(
+        self, consumer: str, positions: dict[Place, Position], records: Sequence[Record]
+    ) -> tuple[Counts, set[Place]]:
+        """Run one batch from the positions that a process holds."""
+        batcher = await self.batcher(consumer)
+        return await batcher.run(positions, records, await batcher.open(records))
 
     async def published(self, schema: str = "shop") -> list[Record]:
         """Do what the relay does: take what is in the outbox, in order, and append it to the log."""

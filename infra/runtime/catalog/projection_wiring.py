@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from operator import attrgetter
 from typing import Any, Literal
 
 from pydantic import BaseModel
@@ -17,13 +20,28 @@ from projections import Contains, Projection, Query, Row, Since, Until
 BOUNDS = (Since, Until, Contains)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class FoldWiring:
     """One projection function: which event, into which row, and where the key columns are found in the event."""
 
     signature: Signature
     row: type[Row]
-    paths: tuple[tuple[str, ...], ...]
+    paths: tuple[str, ...]
+    """For each key column, the field of the event that holds it: `amount.currency`."""
+
+    @cached_property
+    def key_of(self) -> Callable[[BaseModel], tuple[Any, ...]]:
+        """Give the key columns of the row that an event is folded into."""
+        return fields(self.paths)
+
+
+def fields(paths: Sequence[str]) -> Callable[[BaseModel], tuple[Any, ...]]:
+    """Give what reads these fields, each a path such as `amount.currency`, as a tuple."""
+    if len(paths) == 1:
+        # Of a single name the getter gives the bare value.
+        only = attrgetter(paths[0])
+        return lambda model: (only(model),)
+    return attrgetter(*paths)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +56,8 @@ class ProjectionWiring:
     rows: dict[type[Row], str]
     """Row class -> the name of its view in `read`."""
     queries: dict[str, tuple[type[Query[Any]], type[Row]]]
+    owned: frozenset[type[Row]]
+    """Rows that are reached from one partition alone: the owner of that partition needs no lock on them."""
     first_start: Literal["beginning", "end"] = "beginning"
 
     @property
@@ -66,7 +86,7 @@ def wire_projection(projection: Projection, contracts: dict[str, Contract]) -> P
                 raise WiringError(
                     f"{where(function)}: {contract.name} is a command; a projection folds facts"
                 )
-            paths = tuple(tuple(keys.get(name, name).split(".")) for name in marked(row, KeyMark))
+            paths = tuple(keys.get(name, name) for name in marked(row, KeyMark))
             if not paths:
                 raise WiringError(f"{where(function)}: {row.__name__} has no Key[...] field")
             for path in paths:
@@ -82,8 +102,20 @@ def wire_projection(projection: Projection, contracts: dict[str, Contract]) -> P
         _check_columns(query, row)
         queries[snake(query.__name__)] = (query, row)
     topics = tuple(sorted({contracts[name].topic for name in folds}))
+    owned = frozenset(row for row in rows if _of_one_partition(row, folds, contracts))
     return ProjectionWiring(
-        f"projections.{projection.name}", "projections", topics, projection, folds, rows, queries
+        f"projections.{projection.name}", "projections", topics, projection, folds, rows, queries, owned
+    )
+
+
+def _of_one_partition(
+    row: type[Row], folds: dict[str, tuple[FoldWiring, ...]], contracts: dict[str, Contract]
+) -> bool:
+    """Whether all that reaches a row has one key on one topic: some key column always holds the message's own key."""
+    into = [(contracts[name], fold) for name, found in folds.items() for fold in found if fold.row is row]
+    return len({contract.topic for contract, _ in into}) == 1 and any(
+        all(fold.paths[place] == contract.key for contract, fold in into)
+        for place in range(len(marked(row, KeyMark)))
     )
 
 
@@ -106,16 +138,16 @@ def _check_columns(query: type[Query[Any]], row: type[Row]) -> None:
         )
 
 
-def _check_path(function: Function, model: type[BaseModel], path: tuple[str, ...]) -> None:
+def _check_path(function: Function, model: type[BaseModel], path: str) -> None:
     here: Any = model
-    for name in path:
-        fields = getattr(here, "model_fields", {})
-        if name not in fields:
+    for name in path.split("."):
+        known = getattr(here, "model_fields", {})
+        if name not in known:
             raise WiringError(
-                f"{where(function)}: unknown key field {'.'.join(path)!r} in {model.__name__}; "
+                f"{where(function)}: unknown key field {path!r} in {model.__name__}; "
                 "say where it is found: @projection.on(column='path.in.event')"
             )
-        here = next(iter(classes(fields[name].annotation)), None)
+        here = next(iter(classes(known[name].annotation)), None)
 
 
 def _row_of(query: type[Query[Any]]) -> type[Row]:

@@ -9,12 +9,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from itertools import chain
-from operator import attrgetter
 from typing import Protocol
 from uuid import UUID
 
 import structlog
+from asyncpg import UniqueViolationError
 from pydantic import ValidationError
 
 from infra.errors import TriplaneError, Unacceptable
@@ -78,9 +77,6 @@ class Outrun(TriplaneError):
 CAUSED: tuple[type[BaseException], ...] = (*DATA, TriplaneError)
 """What some message of a batch has caused: the culprit is found by halving, and parked."""
 
-_number: Callable[[UUID], int] = attrgetter("int")
-"""Sorts ids fast; sorted ids spare the inbox's index a fifth of its work."""
-
 
 class Batcher:
     """Runs the batches of one consumer."""
@@ -110,33 +106,35 @@ class Batcher:
         return self.wiring.name, self.generation
 
     async def run(
-        self, positions: dict[Place, Position], records: Sequence[Record]
+        self,
+        positions: dict[Place, Position],
+        records: Sequence[Record],
+        opened: Sequence[Incoming | Rejected],
     ) -> tuple[Counts, set[Place]]:
-        """Commit a batch; give what came of it and the partitions that were lost to another process.
+        """Commit a batch of records, `opened` beforehand; give what came of it and the partitions lost to another process.
 
         `positions` advances with the commit. A message that the database refuses is found by halving, and parked.
         """
         counts = Counts()
         lost: set[Place] = set()
-        pending = [list(records)]
+        pending = [(list(records), list(opened))]
         while pending:
-            part = pending.pop()
-            part = [record for record in part if (record.topic, record.partition) not in lost]
+            part, inside = pending.pop()
+            if lost:
+                part = [record for record in part if (record.topic, record.partition) not in lost]
             if not part:
                 continue
-            opened = await self.open(part)
             try:
-                lost |= await self._commit(positions, part, opened, counts)
+                lost |= await self._commit(positions, part, inside, counts)
             except Outrun:
                 raise
             except CAUSED as refused:
                 if len(part) > 1:
-                    middle = len(part) // 2
-                    pending += [part[middle:], part[:middle]]
+                    pending += _halves(part, inside)
                     continue
                 log.warning("parked by the database", consumer=self.wiring.name, error=str(refused))
-                opened = [self._refused(it, refused) for it in opened]
-                lost |= await self._commit(positions, part, opened, counts)
+                inside = [self._refused(it, refused) for it in inside]
+                lost |= await self._commit(positions, part, inside, counts)
         return counts, lost
 
     async def open(self, records: Sequence[Record]) -> list[Incoming | Rejected]:
@@ -168,7 +166,7 @@ class Batcher:
         async with self.database.transaction() as tx:
             held = await self._advance(tx, positions, ends)
             lost = ends.keys() - held
-            mine = [it for it in opened if (it.record.topic, it.record.partition) not in lost]
+            mine = [it for it in opened if (it.record.topic, it.record.partition) in held]
             done = await self.apply(tx, mine)
         for place in held:
             positions[place].next = ends[place]
@@ -225,15 +223,21 @@ class Batcher:
         folding = self._folding()
         incoming = [it for it in opened if isinstance(it, Incoming)]
         known = await self._known(tx, incoming)
-        keys = {id(it): self._keys_of(folding, it) for it in opened}
-        watched = {id(it): parking.watched(it, keys[id(it)]) for it in incoming}
+        # Hardly ever is anything parked, so nobody's keys are put together before something is.
         blocked = (
             set[str]()
             if redrive
-            else await parking.blocked(tx, self.scope, {*chain(*keys.values(), *watched.values())})
+            else await parking.blocked(
+                tx, self.scope, (key for it in opened for key in self._needed(folding, it))
+            )
         )
         await folding.load(
-            tx, [it for it in incoming if it.inbox not in known and not blocked.intersection(watched[id(it)])]
+            tx,
+            [
+                it
+                for it in incoming
+                if it.inbox not in known and not (blocked and blocked.intersection(self._needed(folding, it)))
+            ],
         )
         to_park: list[Parked] = []
         applied: list[Incoming] = []
@@ -242,8 +246,9 @@ class Batcher:
             if number % BREATHE_EVERY == 0:
                 await asyncio.sleep(0)
             if isinstance(it, Rejected):
-                to_park.append(Parked.of(it, keys[id(it)]))
-                blocked.update(keys[id(it)])
+                keys = parking.keys_of_rejected(it)
+                to_park.append(Parked.of(it, keys))
+                blocked.update(keys)
                 continue
             before = known.get(it.inbox)
             if before == it.hash:
@@ -254,18 +259,19 @@ class Batcher:
                 to_park.append(Parked.of(Rejected(it.record, "id_reuse", detail, it.envelope), ()))
                 continue
             known[it.inbox] = it.hash
-            if blocked.intersection(watched[id(it)]):
+            if blocked and blocked.intersection(needed := self._needed(folding, it)):
                 waits = Rejected(
                     it.record, "behind", "waits behind an earlier parked message of the same key", it.envelope
                 )
-                to_park.append(Parked.of(waits, watched[id(it)]))
-                blocked.update(watched[id(it)])
+                to_park.append(Parked.of(waits, needed))
+                blocked.update(needed)
                 continue
             try:
                 folding.fold(it)
             except Exception as raised:  # noqa: BLE001 - whatever a fold raises isolates its message
-                to_park.append(Parked.of(rejected_by(it, raised), keys[id(it)]))
-                blocked.update(keys[id(it)])
+                keys = self._keys_of(folding, it)
+                to_park.append(Parked.of(rejected_by(it, raised), keys))
+                blocked.update(keys)
             else:
                 applied.append(it)
         counts.refused = to_park[0].rejected if redrive and to_park else None
@@ -278,7 +284,11 @@ class Batcher:
 
     def watched(self, incoming: Incoming) -> tuple[str, ...]:
         """Name everything behind which a message must wait."""
-        return parking.watched(incoming, self._keys_of(self._folding(), incoming))
+        return self._needed(self._folding(), incoming)
+
+    def _needed(self, folding: Folding, opened: Incoming | Rejected) -> tuple[str, ...]:
+        keys = self._keys_of(folding, opened)
+        return keys if isinstance(opened, Rejected) else parking.watched(opened, keys)
 
     @staticmethod
     def _keys_of(folding: Folding, opened: Incoming | Rejected) -> tuple[str, ...]:
@@ -296,26 +306,39 @@ class Batcher:
         keys = self._keys_of(self._folding(), opened)
         return Rejected(opened.record, reason, detail, opened.envelope, keys)
 
-    async def _known(self, tx: Connection, incoming: Sequence[Incoming]) -> dict[UUID, int]:
+    async def _known(self, tx: Connection, incoming: Sequence[Incoming]) -> dict[str, int]:
         if not incoming:
             return {}
         rows = await tx.fetch(
             "SELECT key, payload FROM inbox WHERE key = ANY($1::uuid[])",
-            sorted((it.inbox for it in incoming), key=_number),
+            sorted([it.inbox for it in incoming]),
         )
-        return {row["key"]: row["payload"] for row in rows}
+        return {row["key"].hex: row["payload"] for row in rows}
 
     async def _mark(self, tx: Connection, applied: Sequence[Incoming]) -> None:
         if not applied:
             return
-        marks = sorted(((it.inbox, it.hash) for it in applied), key=lambda mark: _number(mark[0]))
-        status = await tx.execute(
-            "INSERT INTO inbox (key, payload) SELECT * FROM unnest($1::uuid[], $2::bigint[]) ON CONFLICT DO NOTHING",
-            [mark[0] for mark in marks],
-            [mark[1] for mark in marks],
-        )
-        if int(status.split()[-1]) != len(marks):
-            raise Outrun(f"{self.wiring.name}: another process has applied some of these messages")
+        try:
+            # Sorted, they spare the index a fifth of its work.
+            await tx.copy_records_to_table(
+                "inbox",
+                records=sorted([(it.inbox, it.hash) for it in applied]),
+                columns=("key", "payload"),
+            )
+        except UniqueViolationError as taken:
+            raise Outrun(f"{self.wiring.name}: another process has applied some of these messages") from taken
+
+
+def _halves(
+    records: list[Record], opened: list[Incoming | Rejected]
+) -> list[tuple[list[Record], list[Incoming | Rejected]]]:
+    """Split a batch, the later half first, as halves are taken from the end."""
+    middle = len(records) // 2
+    early = {id(record) for record in records[:middle]}
+    return [
+        (records[middle:], [it for it in opened if id(it.record) not in early]),
+        (records[:middle], [it for it in opened if id(it.record) in early]),
+    ]
 
 
 def rejected_by(incoming: Incoming, raised: BaseException) -> Rejected:

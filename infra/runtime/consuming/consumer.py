@@ -2,13 +2,17 @@
 
 Positions live in PostgreSQL. A partition's records are folded only after its checkpoint has been claimed and sought;
 whatever was fetched before that is dropped. The group's committed offsets are advisory, for lag tools.
+
+While the database writes one batch, the next is fetched and read. What was fetched ahead counts only as long as no
+position has moved otherwise: else it is dropped, and its partitions are claimed and sought anew.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Final
 
 import structlog
@@ -19,12 +23,15 @@ from infra.kafka.reader import Reader
 from infra.kafka.record import Place, Record
 from infra.postgres.database import TRANSIENT
 from infra.runtime.consuming.batch import Batcher, Outrun, Position
+from infra.runtime.messages.codec import Incoming, Rejected
 from infra.runtime.publishing.wakeup import Wakeups
 from infra.runtime.vitals import Vitals
 
 log = structlog.get_logger(__name__)
 
-MAX_BATCH: Final = 1_000
+MIN_BATCH, MAX_BATCH = 250, 4_000
+"""Doubled while full batches commit quickly, halved when one takes long: small batches when idle, large ones when behind."""
+QUICK_S, LONG_S = 0.5, 1.0
 FETCH_MS: Final = 500
 MAX_PARKED_KEYS: Final = 10_000
 PAUSE_S: Final = 5.0
@@ -33,6 +40,20 @@ CANNOT_FETCH: Final = "cannot fetch"
 COMMIT_EVERY_S: Final = 5.0
 PASSING: tuple[type[BaseException], ...] = (*TRANSIENT, Outrun)
 BACKOFF_S: Final = (0.05, 0.2, 0.5, 1.0, 2.0)
+
+
+@dataclass(slots=True)
+class Ahead:
+    """What was fetched and read before its turn, and which standing of the positions it builds on."""
+
+    standing: int
+    records: list[Record]
+    opened: list[Incoming | Rejected]
+
+    @property
+    def places(self) -> set[Place]:
+        """The partitions that it is of."""
+        return {(record.topic, record.partition) for record in self.records}
 
 
 class Consumer:
@@ -48,6 +69,9 @@ class Consumer:
         self._wakeups = wakeups
         self._reader = Reader(bootstrap, self._group, batcher.wiring.topics, self._rebalanced)
         self._positions: dict[Place, Position] = {}
+        self._standing = 0
+        self._ahead: asyncio.Task[Ahead] | None = None
+        self._limit = MIN_BATCH
         self._turn = asyncio.Lock()
         self._failures = 0
         self._committed_at = 0.0
@@ -67,49 +91,62 @@ class Consumer:
     async def _rebalanced(self) -> None:
         """Let the batch in hand commit, then forget every position: each must be claimed anew."""
         async with self._turn:
-            self._positions.clear()
+            self._forget(list(self._positions))
+
+    def _forget(self, places: Iterable[Place]) -> None:
+        """Let positions go: nothing that was fetched so far counts any more."""
+        self._standing += 1
+        for place in places:
+            self._positions.pop(place, None)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Consume until `stop` is set; end early only when a position is lost, and show why."""
         try:
             await self._reader.start(stop)
             while not stop.is_set():
+                if self._parked_lately and await self._overfull():
+                    self.vitals.turned_at = time.time()
+                    await _sleep(stop, PAUSE_S)
+                    continue
                 await self._one_turn(stop)
         except PositionLost as lost:
             self.vitals.stopped_because = str(lost)
             log.error("consumer stopped", consumer=self.name, reason=str(lost))  # noqa: TRY400 - the reason says it all
         finally:
+            if self._ahead is not None:
+                # Never cancelled: the client would believe for ever that a fetch goes on.
+                await asyncio.gather(self._ahead, return_exceptions=True)
             await self._reader.stop()
 
     async def _one_turn(self, stop: asyncio.Event) -> None:
-        if self._parked_lately and await self._overfull():
+        fetching, self._ahead = self._ahead, None
+        try:
+            fetched = await (fetching or self._fetch())
             self.vitals.turned_at = time.time()
-            await _sleep(stop, PAUSE_S)
-            return
-        fetched = await self._reader.fetch(FETCH_MS, MAX_BATCH)
-        self.vitals.turned_at = time.time()
-        self._show_failing()
-        async with self._turn:
-            try:
-                await self._claim_new(fetched)
-                records = [
-                    record for place, found in fetched.items() if place in self._positions for record in found
-                ]
-                if records:
-                    await self._fold(records)
-                self._failures = 0
-            except PASSING as passing:
-                self._fail(passing)
-            except PositionLost:
-                raise
-            except Exception as unexpected:
-                self._fail(unexpected)
-                log.exception("batch failed", consumer=self.name)
+            self._show_failing()
+            async with self._turn:
+                if await self._claimed(fetched) and fetched.records:
+                    self._ahead = asyncio.create_task(self._fetch())
+                    await self._fold(fetched)
+            self._failures = 0
+        except PASSING as passing:
+            self._fail(passing)
+        except PositionLost:
+            raise
+        except Exception as unexpected:
+            self._fail(unexpected)
+            log.exception("batch failed", consumer=self.name)
         if self._failures:
             await _sleep(stop, BACKOFF_S[min(self._failures, len(BACKOFF_S)) - 1])
         elif time.monotonic() - self._committed_at > COMMIT_EVERY_S:
             self._committed_at = time.monotonic()
             await self._commit_advisory()
+
+    async def _fetch(self) -> Ahead:
+        standing = self._standing
+        found = await self._reader.fetch(FETCH_MS, self._limit)
+        records = [record for part in found.values() for record in part]
+        return Ahead(standing, records, await self.batcher.open(records))
 
     def _show_failing(self) -> None:
         """A consumer that cannot fetch makes turns, but no progress: say so after a while, and take it back."""
@@ -154,22 +191,28 @@ class Consumer:
     def _fail(self, because: BaseException) -> None:
         """Forget the positions, so that the next turn goes on from what is committed."""
         self._failures += 1
-        self._positions.clear()
+        self._forget(list(self._positions))
         self.vitals.count(failures=1)
         log.warning("batch not committed", consumer=self.name, failures=self._failures, error=repr(because))
 
-    async def _claim_new(self, fetched: dict[Place, Sequence[Record]]) -> None:
+    async def _claimed(self, fetched: Ahead) -> bool:
+        """Hold a position in every partition that is ours; give whether what was fetched builds on those."""
         assigned = self._reader.assignment()
         self.vitals.partitions = len(assigned)
+        if fetched.standing != self._standing:
+            # It lies behind the reader by now: where nobody seeks, it would be passed over.
+            self._forget(fetched.places)
         fresh = assigned - self._positions.keys()
         if not fresh:
-            return
+            return fetched.standing == self._standing
+        self._forget(fetched.places)
+        fresh = assigned - self._positions.keys()
         claimed = await self._claim(fresh)
         await self._check_reach(claimed)
         for place, position in claimed.items():
             self._reader.seek(place, position.next)
-            fetched.pop(place, None)
         self._positions |= claimed
+        return False
 
     async def _claim(self, places: Collection[Place]) -> dict[Place, Position]:
         ordered = sorted(places)
@@ -201,7 +244,9 @@ class Consumer:
                     f"{first[place]} to {end[place]}; nothing was skipped: an operator must decide where to go on"
                 )
 
-    async def _fold(self, records: list[Record]) -> None:
+    async def _fold(self, fetched: Ahead) -> None:
+        began = time.monotonic()
+        records = fetched.records
         firsts = {(record.topic, record.partition): record.offset for record in reversed(records)}
         beyond = {
             place: self._positions[place]
@@ -211,9 +256,10 @@ class Consumer:
         if beyond:
             # Transaction markers leave gaps, but so does a log that was cut behind us.
             await self._check_reach(beyond)
-        counts, lost = await self.batcher.run(self._positions, records)
-        for place in lost:
-            self._positions.pop(place, None)
+        counts, lost = await self.batcher.run(self._positions, records, fetched.opened)
+        if lost:
+            self._forget(lost)
+        self._suit(len(records), time.monotonic() - began)
         self.vitals.count(
             applied=counts.applied,
             duplicates=counts.duplicates,
@@ -225,6 +271,13 @@ class Consumer:
         self._parked_lately = self._parked_lately or counts.parked > 0
         if counts.applied:
             self._wakeups.poke(self.batcher.database)
+
+    def _suit(self, size: int, seconds: float) -> None:
+        """Choose the size of the next batches by what this one has shown."""
+        if seconds > LONG_S:
+            self._limit = max(MIN_BATCH, self._limit // 2)
+        elif size >= self._limit and seconds < QUICK_S:
+            self._limit = min(MAX_BATCH, self._limit * 2)
 
 
 async def _sleep(stop: asyncio.Event, seconds: float) -> None:

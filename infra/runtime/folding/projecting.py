@@ -1,26 +1,43 @@
-"""How a projection is folded: rows are locked by their own keys, folded in memory, written once a batch.
+"""How a projection is folded: rows are loaded once, folded in memory, written once a batch.
 
-A row is reached from many partitions, which the checkpoints do not serialise; its lock does. An absent row is made a
-skeleton first, and never seen: it is filled or deleted in the same transaction.
+A row that is reached from many partitions, which the checkpoints do not serialise, is locked by its own key; an absent
+one is made a skeleton first, and never seen: it is filled or deleted in the same transaction. A row that one partition
+alone reaches needs no lock: the checkpoint's is enough.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
+
+from asyncpg import UniqueViolationError
 
 from infra.errors import TriplaneError
 from infra.postgres.database import Connection
 from infra.runtime.catalog import FoldWiring, ProjectionWiring
 from infra.runtime.catalog.signatures import META, NOW
+from infra.runtime.consuming.batch import Outrun
 from infra.runtime.folding.injection import metadata_of
 from infra.runtime.folding.read_models import ReadModel
 from infra.runtime.folding.rows import dump_rows, load_rows
 from infra.runtime.messages.codec import Codec, Incoming
 from projections import Row
 
-RowKey = tuple[type[Row], tuple[Any, ...]]
-"""The row class, and tenant with the key columns."""
+RowKey = tuple[Any, ...]
+"""The tenant and the key columns."""
+
+
+@dataclass(slots=True, eq=False)
+class Cell:
+    """One row in the hands of a batch."""
+
+    key: RowKey
+    stored: bool = False
+    """Whether its table has it: filled, or as a skeleton."""
+    row: Row | None = None
+    changed: bool = False
 
 
 class WrongRow(TriplaneError):
@@ -35,76 +52,88 @@ class Projecting:
         self._wiring = wiring
         self._models = models
         self._codec = codec
-        self._rows: dict[RowKey, Row | None] = {}
-        self._changed: set[RowKey] = set()
-        self._reach: dict[int, tuple[tuple[FoldWiring, RowKey], ...]] = {}
+        self._cells: dict[type[Row], dict[RowKey, Cell]] = {kind: {} for kind in wiring.rows}
+        self._reach: dict[int, list[tuple[FoldWiring, Cell]]] = {}
 
     def keys(self, incoming: Incoming) -> tuple[str, ...]:
         """Name the rows that a message reaches."""
+        tenant = incoming.envelope.tenant
         return tuple(
-            f"{self._models[kind].view}:{':'.join(str(part) for part in key)}"
-            for _, (kind, key) in self._reached(incoming)
+            ":".join((self._models[fold.row].view, tenant, *map(str, fold.key_of(incoming.message))))
+            for fold in self._wiring.folds[incoming.contract.name]
         )
 
-    def _reached(self, incoming: Incoming) -> tuple[tuple[FoldWiring, RowKey], ...]:
-        """Give the functions that fold a message, each with the row that it folds it into."""
-        known = self._reach.get(id(incoming))
-        if known is None:
-            folds = self._wiring.folds[incoming.contract.name]
-            known = tuple((fold, self._key(fold, incoming)) for fold in folds)
-            self._reach[id(incoming)] = known
-        return known
-
-    def _key(self, fold: FoldWiring, incoming: Incoming) -> RowKey:
-        return fold.row, (incoming.envelope.tenant, *(_at(incoming.message, path) for path in fold.paths))
-
     async def load(self, tx: Connection, batch: Sequence[Incoming]) -> None:
-        """Lock and load the rows of a batch, table by table, in key order."""
-        wanted: dict[type[Row], set[tuple[Any, ...]]] = {}
+        """Load the rows of a batch, table by table, in key order; lock those that others may reach."""
         for incoming in batch:
-            for _, (kind, key) in self._reached(incoming):
-                if None not in key:
-                    wanted.setdefault(kind, set()).add(key)
-        for kind in sorted(wanted, key=lambda kind: self._models[kind].view):
+            self._reach[id(incoming)] = [
+                (fold, self._cell(fold.row, (incoming.envelope.tenant, *key)))
+                for fold in self._wiring.folds[incoming.contract.name]
+                if None not in (key := fold.key_of(incoming.message))
+            ]
+        for kind in sorted(self._cells, key=lambda kind: self._models[kind].view):
+            cells = self._cells[kind]
+            if not cells:
+                continue
             model = self._models[kind]
-            missing = wanted[kind]
+            if kind in self._wiring.owned:
+                await self._read(model, cells, await model.find(tx, list(cells)))
+                continue
+            missing = sorted(cells, key=_sortable)
             while missing:
-                found = await model.lock(tx, sorted(missing, key=_sortable))
-                loaded = await load_rows(self._codec, model, found)
-                for key, row in loaded.items():
-                    self._rows[kind, key] = row
+                await self._read(model, cells, await model.lock(tx, missing))
                 # A row deleted while we waited for it is gone: make the skeleton again.
-                missing = {key for key in missing if (kind, key) not in self._rows}
+                missing = [key for key in missing if not cells[key].stored]
+
+    def _cell(self, kind: type[Row], key: RowKey) -> Cell:
+        cells = self._cells[kind]
+        found = cells.get(key)
+        if found is None:
+            found = cells[key] = Cell(key)
+        return found
+
+    async def _read(self, model: ReadModel, cells: dict[RowKey, Cell], stored: Sequence[Any]) -> None:
+        for key, row in await load_rows(self._codec, model, stored):
+            cell = cells[key]
+            cell.stored, cell.row = True, row
 
     def fold(self, incoming: Incoming) -> None:
         """Fold one event into every row that it reaches; all of them, or none."""
-        staged: dict[RowKey, Row | None] = {}
-        for fold, at in self._reached(incoming):
-            if None in at[1]:
-                continue
-            before = staged[at] if at in staged else self._rows[at]
-            injected = _injected(fold, incoming) if fold.signature.needs else {}
-            after: Row | None = fold.signature.function(incoming.message, before, **injected)
-            if after is not None and self._models[at[0]].key_of(at[1][0], after) != at[1]:
-                raise WrongRow(
-                    f"{self._wiring.name}: a row's key columns may not change; delete it and make another"
-                )
-            staged[at] = after
-        self._rows |= staged
-        self._changed |= staged.keys()
+        before: list[tuple[Cell, Row | None, bool]] = []
+        try:
+            for fold, cell in self._reach[id(incoming)]:
+                injected = _injected(fold, incoming) if fold.signature.needs else {}
+                after: Row | None = fold.signature.function(incoming.message, cell.row, **injected)
+                if after is not None:
+                    self._check_key(fold, cell, after)
+                before.append((cell, cell.row, cell.changed))
+                cell.row, cell.changed = after, True
+        except Exception:
+            for cell, row, changed in reversed(before):
+                cell.row, cell.changed = row, changed
+            raise
+
+    def _check_key(self, fold: FoldWiring, cell: Cell, row: Row) -> None:
+        if (cell.key[0], *self._models[fold.row].key_of(row)) != cell.key:
+            raise WrongRow(
+                f"{self._wiring.name}: a row's key columns may not change; delete it and make another"
+            )
 
     async def save(self, tx: Connection) -> None:
         """Write every changed row once, and take away skeletons and deleted rows."""
-        for kind in sorted({kind for kind, _ in self._rows}, key=lambda kind: self._models[kind].view):
+        for kind in sorted(self._cells, key=lambda kind: self._models[kind].view):
             model = self._models[kind]
-            filled = {key: row for (of, key), row in self._rows.items() if of is kind and row is not None}
-            changed = sorted((key for key in filled if (kind, key) in self._changed), key=_sortable)
-            gone = sorted(
-                (key for (of, key), row in self._rows.items() if of is kind and row is None), key=_sortable
-            )
-            values = await dump_rows(self._codec, model, [(key[0], filled[key]) for key in changed])
-            await model.write(tx, values)
-            await model.delete(tx, gone)
+            cells = list(self._cells[kind].values())
+            filled = [cell for cell in cells if cell.changed and cell.row is not None]
+            try:
+                await model.insert(tx, await self._values(model, (it for it in filled if not it.stored)))
+            except UniqueViolationError as taken:
+                raise Outrun(f"{self._wiring.name}: another process has written the same rows") from taken
+            await model.write(tx, await self._values(model, (it for it in filled if it.stored)))
+            await model.delete(tx, [cell.key for cell in cells if cell.stored and cell.row is None])
+
+    async def _values(self, model: ReadModel, cells: Iterable[Cell]) -> list[tuple[Any, ...]]:
+        return await dump_rows(self._codec, model, [(cell.key[0], cell.row) for cell in cells if cell.row])
 
 
 def _injected(fold: FoldWiring, incoming: Incoming) -> dict[str, Any]:
@@ -115,11 +144,6 @@ def _injected(fold: FoldWiring, incoming: Incoming) -> dict[str, Any]:
     }
 
 
-def _at(message: Any, path: tuple[str, ...]) -> Any:
-    for name in path:
-        message = getattr(message, name)
-    return message
-
-
-def _sortable(key: tuple[Any, ...]) -> tuple[str, ...]:
-    return tuple(str(part) for part in key)
+def _sortable(key: RowKey) -> tuple[str | int, ...]:
+    """Put keys into one order for all processes: within a column all values are of one type."""
+    return tuple([part.int if isinstance(part, UUID) else str(part) for part in key])

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
 from enum import Enum
+from functools import cached_property
 from typing import Any, Literal, cast, get_args, get_origin
 from uuid import UUID
 
@@ -17,6 +18,7 @@ from events import KeyMark, PersonalMark, marked
 from infra.errors import WiringError
 from infra.postgres.database import Connection
 from infra.postgres.database import Row as Stored
+from infra.runtime.catalog.projection_wiring import fields
 from infra.runtime.catalog.signatures import classes
 from projections import Row
 
@@ -42,7 +44,7 @@ class Column:
     document: TypeAdapter[Any] | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ReadModel:
     """One row class as a table of one generation."""
 
@@ -63,14 +65,31 @@ class ReadModel:
         """Tenant and key columns."""
         return ("tenant", *self.key)
 
-    def key_of(self, tenant: str, row: Row) -> tuple[Any, ...]:
-        """Give a row's primary key."""
-        return (tenant, *(getattr(row, name) for name in self.key))
+    @cached_property
+    def key_of(self) -> Callable[[Row], tuple[Any, ...]]:
+        """Give a row's key columns."""
+        return fields(self.key)
+
+    @cached_property
+    def values_of(self) -> Callable[[Row], tuple[Any, ...]] | None:
+        """Give a row's values in column order; `None` where some are written otherwise than they are."""
+        if any(column.personal or column.document for column in self.columns):
+            return None
+        return fields([column.name for column in self.columns])
 
     @property
     def _key_types(self) -> list[str]:
         types = {column.name: column.sql for column in self.columns}
         return ["text", *(types[name] for name in self.key)]
+
+    async def find(self, tx: Connection, keys: Sequence[tuple[Any, ...]]) -> list[Stored]:
+        """Read rows by primary key; those that are absent are left out."""
+        names = ", ".join(f'"{name}"' for name in self.primary_key)
+        arrays = ", ".join(f"${index}::{sql}[]" for index, sql in enumerate(self._key_types, 1))
+        return await tx.fetch(
+            f'SELECT t.* FROM "{self.table}" t JOIN unnest({arrays}) AS w ({names}) USING ({names})',
+            *[list(column) for column in zip(*keys, strict=True)],
+        )
 
     async def lock(self, tx: Connection, keys: Sequence[tuple[Any, ...]]) -> list[Stored]:
         """Lock rows by primary key, made as skeletons where absent, and read them."""
@@ -87,8 +106,17 @@ class ReadModel:
             *columns,
         )
 
+    async def insert(self, tx: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Write rows that are absent; each is tenant and then every column."""
+        if rows:
+            await tx.copy_records_to_table(
+                self.table,
+                records=[(*row, True) for row in rows],
+                columns=("tenant", *(column.name for column in self.columns), "_filled"),
+            )
+
     async def write(self, tx: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
-        """Write whole rows over their locked skeletons; each is tenant and then every column."""
+        """Write whole rows over those that are there; each is tenant and then every column."""
         if not rows:
             return
         typed = [("tenant", "text"), *((column.name, column.sql) for column in self.columns)]

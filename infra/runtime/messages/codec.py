@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from hashlib import blake2b
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import structlog
 from pydantic import BaseModel, ValidationError
@@ -43,7 +43,7 @@ class Incoming:
     message: Message
     key: str
     """The value of the message's `Key` field, as text."""
-    inbox: Any
+    inbox: str
     hash: int
 
 
@@ -57,6 +57,16 @@ class Rejected:
     envelope: Envelope | None = None
     keys: tuple[str, ...] = ()
     """The states that it needs, where they are known."""
+
+
+class Form(NamedTuple):
+    """How messages of one type and version are read from one topic."""
+
+    contract: Contract
+    model: type[Message]
+    seal: Seal | None
+    past: bool
+    """Whether it is an old version, to be upcast."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -125,6 +135,8 @@ class Codec:
             for version, model in contract.versions.items()
         }
         self._state_seals: dict[type[BaseModel], Seal | None] = {}
+        self._forms: dict[tuple[str, str, int], Form] = {}
+        self._strangers: dict[frozenset[str], frozenset[bytes]] = {}
 
     # -- messages ---------------------------------------------------------------------------------------------------
 
@@ -132,39 +144,59 @@ class Codec:
         self, consumer: str, generation: int, listens: frozenset[str], records: Iterable[Record]
     ) -> list[Incoming | Rejected]:
         """Read the records that `listens` concerns; what cannot be read is `Rejected`, with the field named."""
-        opened: list[tuple[Record, Envelope, bytes] | Rejected] = []
+        opened: list[tuple[Record, Envelope, bytes, Form] | Rejected] = []
         subjects: set[Subject] = set()
-        for record in records:
-            if not record.inbound and self._strange(record.type, listens):
+        strangers = self._strange_to(listens)
+        for number, record in enumerate(records, 1):
+            if number % BREATHE_EVERY == 0:
+                await asyncio.sleep(0)
+            inbound = record.inbound
+            # Most records of a topic concern somebody else: look no further than their type.
+            if not inbound and record.type in strangers:
                 continue
+            envelope = None
             try:
                 envelope, body = open_record(record)
-            except Unacceptable as wrong:
-                opened.append(Rejected(record, wrong.reason, wrong.detail))
-                continue
-            try:
-                contract = self.contract_of(record.topic, envelope)
-                if contract.name not in listens:
+                form = self._form(record.topic, envelope)
+                if form.contract.name not in listens:
                     continue
-                seal = self._message_seals[contract.name, envelope.version]
-                if seal is not None and not record.inbound:
-                    subjects.add(seal.subject_in(envelope.tenant, _object(body)))
+                if form.seal is not None and not inbound:
+                    subjects.add(form.seal.subject_in(envelope.tenant, _object(body)))
             except Unacceptable as wrong:
                 opened.append(Rejected(record, wrong.reason, wrong.detail, envelope))
                 continue
-            opened.append((record, envelope, body))
+            opened.append((record, envelope, body, form))
         if subjects:
             await self.vault.warm(subjects, create=False)
         found: list[Incoming | Rejected] = []
         for number, it in enumerate(opened, 1):
-            found.append(it if isinstance(it, Rejected) else self._open(consumer, generation, *it))
             if number % BREATHE_EVERY == 0:
                 await asyncio.sleep(0)
+            found.append(it if isinstance(it, Rejected) else self._open(consumer, generation, *it))
         return found
 
-    def _strange(self, kind: str | None, listens: frozenset[str]) -> bool:
-        """Whether a record is of a known type that this consumer does not listen to: most are, so look no further."""
-        return kind is not None and kind not in listens and kind in self.catalog.contracts
+    def _strange_to(self, listens: frozenset[str]) -> frozenset[bytes]:
+        """Name the known types that a consumer does not listen to, as they stand in headers."""
+        if listens not in self._strangers:
+            self._strangers[listens] = frozenset(
+                name.encode() for name in self.catalog.contracts.keys() - listens
+            )
+        return self._strangers[listens]
+
+    def _form(self, topic: str, envelope: Envelope) -> Form:
+        kind = (topic, envelope.type, envelope.version)
+        form = self._forms.get(kind)
+        if form is None:
+            contract = self.contract_of(topic, envelope)
+            form = Form(
+                contract,
+                contract.versions[envelope.version],
+                self._message_seals[contract.name, envelope.version],
+                envelope.version != contract.current,
+            )
+            # What is refused is not kept: outsiders choose topic, type and version.
+            self._forms[kind] = form
+        return form
 
     def contract_of(self, topic: str, envelope: Envelope) -> Contract:
         """Find the contract of a message on `topic`; raise `Unacceptable` where it does not belong there."""
@@ -189,15 +221,16 @@ class Codec:
         return contract
 
     def _open(
-        self, consumer: str, generation: int, record: Record, envelope: Envelope, body: bytes
+        self, consumer: str, generation: int, record: Record, envelope: Envelope, body: bytes, form: Form
     ) -> Incoming | Rejected:
-        contract = self.catalog.contracts[envelope.type]
+        contract = form.contract
+        inbound = record.inbound
         try:
-            message = self.decode(contract, envelope, body, trusted=not record.inbound)
+            message = self._read(form, envelope, body, trusted=not inbound)
         except Unacceptable as wrong:
             return Rejected(record, wrong.reason, wrong.detail, envelope)
         key = str(getattr(message, contract.key))
-        if not record.inbound and record.key != key.encode():
+        if not inbound and record.key != key.encode():
             return Rejected(
                 record, "wrong_key", f"the record's key is not the body's {contract.key}", envelope
             )
@@ -209,8 +242,10 @@ class Codec:
 
         A trusted body is our own: its personal fields are sealed (warm the vault first). Another is checked strictly.
         """
-        model = contract.versions[envelope.version]
-        seal = self._message_seals[contract.name, envelope.version]
+        return self._read(self._form(contract.topic, envelope), envelope, body, trusted=trusted)
+
+    def _read(self, form: Form, envelope: Envelope, body: bytes, *, trusted: bool) -> Message:
+        contract, seal = form.contract, form.seal
         if not trusted:
             data = strict_json.parse(body)
             if not isinstance(data, dict):
@@ -218,9 +253,10 @@ class Codec:
         elif seal is not None:
             body = to_json(seal.open(self.vault, envelope.tenant, _object(body)))
         try:
-            message: Message = model.model_validate_json(body)
-            while isinstance(message, Past):
-                message = message.upcast()
+            message: Message = form.model.model_validate_json(body)
+            if form.past:
+                while isinstance(message, Past):
+                    message = message.upcast()
         except ValidationError as wrong:
             raise Unacceptable("invalid_field", explain(wrong)) from None
         except Exception as raised:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 from pydantic_core import to_json
 
@@ -27,8 +26,7 @@ _REQUIRED: Final = ("specversion", "id", "type", "source", "tenantid")
 _PRINTABLE: Final = re.compile(r"[^\x00-\x1f\x7f]+\Z")
 
 
-@dataclass(slots=True, frozen=True)
-class Envelope:
+class Envelope(NamedTuple):
     """The CloudEvents attributes of one message. `sequence` is its stream's version, `None` outside `.events`."""
 
     id: str
@@ -91,61 +89,69 @@ def open_record(record: Record) -> tuple[Envelope, bytes]:
     return envelope_of(attributes, record.at, inbound=record.inbound), record.value
 
 
+_RELAYED: Final = (
+    "ce_specversion",
+    "ce_id",
+    "ce_type",
+    "ce_source",
+    "ce_time",
+    "ce_dataschema",
+    "ce_tenantid",
+    "ce_correlationid",
+    "ce_causationid",
+)
+_LAYOUTS: Final = {
+    (*_RELAYED, *extra, "content-type"): extra
+    for extra in ((), ("ce_sequence",), ("traceparent",), ("ce_sequence", "traceparent"))
+}
+"""The orders in which our own relays write headers, each with what it has beyond the common ones."""
+_MAX_DIGITS: Final = 18
+
+
 def _as_relayed(record: Record) -> Envelope | None:
     """Read the headers as our own relays write them, fast; whatever is unusual is left to the thorough way."""
-    headers: dict[str, bytes | None] = dict(record.headers)
-    if len(headers) != len(record.headers) or len(headers) > MAX_HEADERS or "ce_subject" in headers:
+    extra = _LAYOUTS.get(tuple([name for name, _ in record.headers]))
+    if extra is None:
         return None
+    values = [value for _, value in record.headers]
     try:
         kind, source, tenant, version = _same_for_many(
-            headers["ce_specversion"],
-            headers["ce_type"],
-            headers["ce_source"],
-            headers["ce_tenantid"],
-            headers["ce_dataschema"],
-            headers["content-type"],
+            values[0], values[2], values[3], values[6], values[5], values[-1]
         )
-        texts = [
-            _short(headers[name])
-            for name in ("ce_id", "ce_time", "ce_correlationid", "ce_causationid", "traceparent")
-            if name in headers
-        ]
-        if len(texts) == _FULL:
-            message_id, time, correlation, causation, traceparent = texts
-        elif "traceparent" not in headers and len(texts) == _FULL - 1:
-            message_id, time, correlation, causation = texts
-            traceparent = None
-        else:
-            return None
-        sequence = headers.get("ce_sequence", b"")
-        at = datetime.fromisoformat(time)
-        if (
-            at.tzinfo is None
-            or sequence is None
-            or max(map(len, filter(None, headers.values()))) > MAX_HEADER_BYTES
-        ):
-            return None
-        return Envelope(
-            id=message_id,
-            type=kind,
-            source=source,
-            tenant=tenant,
-            version=version,
-            time=at,
-            correlation=correlation,
-            causation=causation,
-            sequence=_sequence(sequence.decode() if "ce_sequence" in headers else None),
-            traceparent=traceparent if traceparent is not None and TRACEPARENT.match(traceparent) else None,
-        )
-    except (KeyError, ValueError, AttributeError, Unacceptable):
+        message_id, correlation, causation = _short(values[1]), _short(values[7]), _short(values[8])
+        time = datetime.fromisoformat(values[4].decode())  # type: ignore[union-attr] # a null is caught below
+        sequence = traceparent = None
+        if extra:
+            # The first of what is extra stands in tenth place, the last before the content type.
+            if extra[0] == "ce_sequence":
+                digits = values[9].decode()  # type: ignore[union-attr]
+                sequence = _sequence(digits) if len(digits) <= _MAX_DIGITS else None
+                if sequence is None:
+                    return None
+            if extra[-1] == "traceparent":
+                traceparent = _short(values[-2])
+                traceparent = traceparent if TRACEPARENT.match(traceparent) else None
+    except (ValueError, AttributeError, Unacceptable):
         return None
-
-
-_FULL: Final = 5
+    if time.tzinfo is None:
+        return None
+    return Envelope(
+        message_id,
+        kind,
+        source,
+        tenant,
+        version,
+        time,
+        correlation,
+        causation,
+        sequence,
+        None,
+        traceparent,
+    )
 
 
 def _short(raw: bytes | None) -> str:
-    text = (raw or b"").decode()
+    text = raw.decode() if raw else ""
     if not (text and len(text) <= MAX_ATTRIBUTE and text.isprintable()):
         raise ValueError(text)
     return text

@@ -25,10 +25,13 @@ def derived_id(*parts: str) -> UUID:
     return UUID(bytes=bytes(digest))
 
 
-def inbox_key(consumer: str, generation: int, tenant: str, source: str, message_id: str) -> UUID:
-    """Give the inbox's key of a message for a consumer: a digest of what makes the message itself."""
+def inbox_key(consumer: str, generation: int, tenant: str, source: str, message_id: str) -> str:
+    """Give the inbox's key of a message for a consumer: a digest of what makes the message itself, in 32 hex digits.
+
+    The database keeps it as a uuid; as text it is made, hashed and sorted several times faster.
+    """
     scope = f"{consumer}\0{generation}\0{tenant}\0{source}\0{message_id}"
-    return UUID(bytes=blake2b(scope.encode(), digest_size=16, person=b"triplane-inbox").digest())
+    return blake2b(scope.encode(), digest_size=16, person=b"triplane-inbox").hexdigest()
 
 
 def content_hash(kind: str, body: bytes) -> int:
