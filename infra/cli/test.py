@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from infra.cli.errors import CommandError
-from infra.embedded.process import ROOT, python, surroundings
-from infra.settings import home_path, read_strings
+from infra.embedded.alone import alone
+from infra.embedded.process import ROOT, surroundings
+from infra.settings import home_path
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -86,30 +87,16 @@ def _checks(home: Path, environment: dict[str, str]) -> list[str]:
 @contextmanager
 def _servers(home: Path, software: Path) -> Generator[dict[str, str]]:
     """The environment in which tests find their servers."""
-    command = python("infra.embedded", str(home), str(software), "fresh")
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=surroundings()
-    ) as servers:
-        try:
-            for line in servers.stdout or ():
-                typer.echo(line, nl=False)
-                if line == "ready\n":
-                    break
-            else:
-                msg = "the broker and the database of the tests did not start"
-                raise CommandError(msg)
-            endpoints = read_strings(home / "endpoints.json")
-            yield {
-                **surroundings(),
-                "TRIPLANE_HOME": str(home),
-                "TRIPLANE_KAFKA": endpoints["kafka"],
-                "TRIPLANE_POSTGRES": endpoints["postgres"],
-                # what the tools keep belongs to the state home, too
-                "HYPOTHESIS_STORAGE_DIRECTORY": str(home / "hypothesis"),
-                "MYPY_CACHE_DIR": str(home / "mypy"),
-                "RUFF_CACHE_DIR": str(home / "ruff"),
-                "RUFF_OUTPUT_FORMAT": "concise",
-                "PYRIGHT_PYTHON_IGNORE_WARNINGS": "1",
-            }
-        finally:
-            servers.terminate()
+    with alone(home, software, typer.echo) as endpoints:
+        yield {
+            **surroundings(),
+            "TRIPLANE_HOME": str(home),
+            "TRIPLANE_KAFKA": endpoints["kafka"],
+            "TRIPLANE_POSTGRES": endpoints["postgres"],
+            # what the tools keep belongs to the state home, too
+            "HYPOTHESIS_STORAGE_DIRECTORY": str(home / "hypothesis"),
+            "MYPY_CACHE_DIR": str(home / "mypy"),
+            "RUFF_CACHE_DIR": str(home / "ruff"),
+            "RUFF_OUTPUT_FORMAT": "concise",
+            "PYRIGHT_PYTHON_IGNORE_WARNINGS": "1",
+        }

@@ -1,0 +1,152 @@
+"""Our own contestant: real worker processes, from the claim of their partitions to the commit of the last record.
+
+The checkpoints say how far a consumer has come, and a claim counts their epoch up. The clock starts when the first claim
+is seen: by then the process has started, has imported everything and is a member of its group, and has folded nothing.
+With several processes it starts when every one of them works on partitions; what was committed until then does not count.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from abc import abstractmethod
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, Final
+
+import asyncpg
+
+from infra.runtime.catalog import Wiring
+from tests.benchmarks.harness import Contestant, Run, agree
+from tests.benchmarks.meter import Marks
+from tests.benchmarks.site import Load, Site
+
+LOOK_S: Final = 0.02
+PATIENCE_S: Final = 120.0
+"""How long nothing may be committed before a run is given up."""
+
+
+class Product(Contestant):
+    """A consumer of ours, at work on a load."""
+
+    def __init__(
+        self, site: Site, wiring: Wiring, load: Load, *, name: str = "ours", processes: int = 1
+    ) -> None:
+        """Run `processes` worker processes of the consumer of `wiring`."""
+        self.name = name
+        self.site = site
+        self.wiring = wiring
+        self.load = load
+        self._processes = processes
+
+    @property
+    def arguments(self) -> Sequence[str]:
+        """What the worker process is told."""
+        return (self.wiring.name,)
+
+    @abstractmethod
+    async def empty(self, connection: asyncpg.Connection[Any]) -> None:
+        """Take away what an earlier run has left behind, but for the checkpoints and the inbox."""
+
+    @abstractmethod
+    async def check(self) -> None:
+        """Raise `WrongAnswer` unless the tables hold what they should."""
+
+    async def reset(self) -> None:
+        """Make the consumer new: it stands before the load, and knows none of it."""
+        schema = self.wiring.schema
+        async with self.site.connection() as connection:
+            await self.empty(connection)
+            await connection.execute(
+                f"TRUNCATE {schema}.inbox, {schema}.parked, {schema}.parked_keys, {schema}.heartbeats"
+            )
+            await connection.execute(
+                f"""UPDATE {schema}.checkpoints c SET next_offset = b.begin
+                    FROM unnest($3::int[], $4::bigint[]) AS b (partition, begin)
+                    WHERE consumer = $1 AND topic = $2 AND c.partition = b.partition""",
+                self.wiring.name,
+                self.load.topic,
+                list(self.load.begin),
+                list(self.load.begin.values()),
+            )
+            await self._pass_others(connection)
+            await connection.execute("CHECKPOINT")
+
+    async def _pass_others(self, connection: asyncpg.Connection[Any]) -> None:
+        """Nothing is expected on the consumer's other topics."""
+
+    async def run(self) -> Run:
+        """Work until the last record of the load is committed."""
+        async with self._connected() as connection:
+            before, _ = await self._standing(connection)
+            async with AsyncExitStack() as stack:
+                workers = [
+                    await stack.enter_async_context(
+                        self.site.process(self.site.worker_module, *self.arguments)
+                    )
+                    for _ in range(self._processes)
+                ]
+                async with self.site.metered(*(it.pid for it in workers)) as meter:
+                    marks = await self._clock(connection, before, workers)
+                return meter.run(marks)
+
+    async def _clock(self, connection: asyncpg.Connection[Any], before: int, workers: Sequence[Any]) -> Marks:
+        began: float | None = None
+        done = done_before = 0
+        moved_at = time.monotonic()
+        while True:
+            epochs, now_done = await self._standing(connection)
+            now = time.monotonic()
+            if now_done != done:
+                done, moved_at = now_done, now
+            if began is None and await self._ready(connection, claimed=epochs > before):
+                began, done_before, moved_at = now, done, now
+            if done >= self.load.size:
+                agree("the run ended before the clock started", began is None, expected=False)
+                assert began is not None
+                return Marks(began, now, done - done_before)
+            agree(
+                f"{self.wiring.name}: worker processes that ended",
+                [it.returncode for it in workers if it.returncode is not None],
+                [],
+            )
+            agree(
+                f"{self.wiring.name}: stands still after {done} events for longer than (s)",
+                max(0, now - moved_at - PATIENCE_S),
+                0,
+            )
+            await asyncio.sleep(LOOK_S)
+
+    async def _ready(self, connection: asyncpg.Connection[Any], *, claimed: bool) -> bool:
+        if self._processes == 1 or not claimed:
+            return claimed
+        shared: int = await connection.fetchval(
+            f"SELECT count(*) FROM {self.wiring.schema}.heartbeats WHERE consumer = $1 AND partitions BETWEEN 1 AND $2",
+            self.wiring.name,
+            -(-len(self.load.begin) // self._processes),
+        )
+        return shared == self._processes
+
+    async def _standing(self, connection: asyncpg.Connection[Any]) -> tuple[int, int]:
+        """Give the sum of the epochs, and how many records of the load are committed."""
+        row: Any = await connection.fetchrow(
+            f"""SELECT coalesce(sum(epoch), 0)::bigint AS epochs, coalesce(sum(next_offset), 0)::bigint AS stands
+                FROM {self.wiring.schema}.checkpoints WHERE consumer = $1 AND topic = $2""",
+            self.wiring.name,
+            self.load.topic,
+        )
+        return row["epochs"], row["stands"] - sum(self.load.begin.values())
+
+    @asynccontextmanager
+    async def _connected(self) -> AsyncGenerator[asyncpg.Connection[Any]]:
+        async with self.site.connection() as connection:
+            yield connection
+
+    async def verify(self) -> None:
+        """Every record has had its effect, once; nothing is parked."""
+        schema = self.wiring.schema
+        found = await self.site.row(
+            f"SELECT (SELECT count(*) FROM {schema}.inbox), (SELECT count(*) FROM {schema}.parked)"
+        )
+        agree(f"{self.name}: rows in the inbox, parked", found, (self.load.size, 0))
+        await self.check()

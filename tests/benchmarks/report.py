@@ -1,0 +1,40 @@
+"""The figures of a run as tables for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from tests.benchmarks.harness import RATE
+
+
+def lines(case: Mapping[str, Any]) -> Iterator[str]:
+    """Write one case: a line for each contestant, then the goals."""
+    yield ""
+    yield f"{case['case']}: {case['events']:,} events"
+    yield (
+        f"  {'':<26}{'events/s: min':>14}{'median':>11}{'max':>11}"
+        f"{'worker':>9}{'database':>10}{'broker':>8}{'RSS MB':>8}{'WAL MB':>8}{'times':>9}"
+    )
+    yield from _contestant(case["contestant"], case, None)
+    for name, baseline in case["baselines"].items():
+        yield from _contestant(name, baseline, case["ratios"].get(name))
+    for goal in case["goals"]:
+        sign = "<=" if goal["at_most"] else ">="
+        parts = [
+            f"{kind} {sign} {goal[kind]:g}: {'met' if goal[met] else 'NOT MET'}"
+            for kind, met in (("must", "met"), ("aim", "aim_met"))
+            if goal[kind] is not None
+        ]
+        yield f"  {goal['goal']:<26}{goal['value']:>14.3g}   {', '.join(parts)}"
+
+
+def _contestant(name: str, shown: Mapping[str, Any], ratio: float | None) -> Iterator[str]:
+    cpu = shown["cpu_seconds"]
+    spread = shown.get(RATE, {"min": 0.0, "median": 0.0, "max": 0.0})
+    yield (
+        f"  {name:<26}{spread['min']:>14,.0f}{spread['median']:>11,.0f}{spread['max']:>11,.0f}"
+        f"{cpu.get('worker', 0):>9.2f}{cpu.get('database', 0):>10.2f}{cpu.get('broker', 0):>8.2f}"
+        f"{shown['peak_rss_mb']:>8.0f}{shown['bytes_written'] / 1e6:>8.1f}"
+        f"{'' if ratio is None else format(ratio, '.3g'):>9}"
+    )

@@ -1,0 +1,69 @@
+"""The benchmark measures what it says, and does not believe a fast wrong answer."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from tests.benchmarks import __main__ as command
+from tests.benchmarks.cases import CASES
+from tests.benchmarks.checksum import digest
+from tests.benchmarks.harness import WrongAnswer, measure
+from tests.benchmarks.site import Site
+from tests.installation import Installation
+
+EVENTS = 2_000
+
+
+@pytest.fixture(scope="module")
+def site(installation: Installation) -> Site:
+    made = Site(installation.settings)
+    asyncio.run(made.open())
+    return made
+
+
+async def test_all_contestants_agree_and_the_figures_are_complete(
+    site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found: dict[str, Any] = json.loads(json.dumps(await command.bench(["project"], site, EVENTS, 1)))
+
+    assert found["machine"]["fsync"] == "on"
+    (case,) = found["cases"]
+    assert (case["case"], case["events"]) == ("project", EVENTS)
+    assert list(case["baselines"]) == list(CASES["project"].baselines)
+    for shown in (case, *case["baselines"].values()):
+        spread = shown["events_per_second"]
+        assert 0 < spread["min"] <= spread["median"] <= spread["max"]
+        assert shown["cpu_seconds"]["worker"] > 0
+        assert shown["peak_rss_mb"] > 10
+    assert case["bytes_written"] > EVENTS * 300, "less than was sent"
+    assert case["ratios"].keys() == case["baselines"].keys()
+    for goal in case["goals"]:
+        assert goal["met"] == (goal["value"] >= goal["must"])
+    assert "copy_merge_floor" in capsys.readouterr().out
+
+
+async def test_a_read_model_that_passes_over_an_event_fails(site: Site) -> None:
+    wrong = Site(site.settings, worker_module="tests.benchmarks.mutants", servers=site.servers)
+    with pytest.raises(WrongAnswer, match="ours: rows and digest of both tables"):
+        await measure(CASES["project"], wrong, EVENTS, 1, print)
+
+
+@pytest.mark.parametrize(
+    "other", [[("a", 1)], [("a", 1), ("b", 3)], [("a", 1), ("b", 2), ("b", 2)], [("a", 2), ("b", 1)]]
+)
+def test_a_digest_tells_rows_apart(other: list[tuple[object, ...]]) -> None:
+    rows: list[tuple[object, ...]] = [("a", 1), ("b", 2)]
+    assert digest(rows) == digest(reversed(rows))
+    assert digest(rows) != digest(other)
+
+
+def test_an_unknown_case_is_a_usage_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["bench", "nonsense"])
+    assert command.main() == 2
+    assert all(name in capsys.readouterr().err for name in CASES)
