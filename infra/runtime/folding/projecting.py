@@ -33,11 +33,18 @@ RowKey = tuple[Any, ...]
 class Cell:
     """One row in the hands of a batch."""
 
-    key: RowKey
+    tenant: str
+    columns: tuple[Any, ...]
+    """The key columns without the tenant."""
     stored: bool = False
     """Whether its table has it: filled, or as a skeleton."""
     row: Row | None = None
     changed: bool = False
+
+    @property
+    def key(self) -> RowKey:
+        """The primary key."""
+        return (self.tenant, *self.columns)
 
 
 class WrongRow(TriplaneError):
@@ -66,11 +73,18 @@ class Projecting:
     async def load(self, tx: Connection, batch: Sequence[Incoming]) -> None:
         """Load the rows of a batch, table by table, in key order; lock those that others may reach."""
         for incoming in batch:
-            self._reach[id(incoming)] = [
-                (fold, self._cell(fold.row, (incoming.envelope.tenant, *key)))
-                for fold in self._wiring.folds[incoming.contract.name]
-                if None not in (key := fold.key_of(incoming.message))
-            ]
+            tenant = incoming.envelope.tenant
+            self._reach[id(incoming)] = reached = []
+            for fold in self._wiring.folds[incoming.contract.name]:
+                columns = fold.key_of(incoming.message)
+                if None in columns:
+                    continue
+                cells = self._cells[fold.row]
+                key = (tenant, *columns)
+                cell = cells.get(key)
+                if cell is None:
+                    cell = cells[key] = Cell(tenant, columns)
+                reached.append((fold, cell))
         for kind in sorted(self._cells, key=lambda kind: self._models[kind].view):
             cells = self._cells[kind]
             if not cells:
@@ -84,13 +98,6 @@ class Projecting:
                 await self._read(model, cells, await model.lock(tx, missing))
                 # A row deleted while we waited for it is gone: make the skeleton again.
                 missing = [key for key in missing if not cells[key].stored]
-
-    def _cell(self, kind: type[Row], key: RowKey) -> Cell:
-        cells = self._cells[kind]
-        found = cells.get(key)
-        if found is None:
-            found = cells[key] = Cell(key)
-        return found
 
     async def _read(self, model: ReadModel, cells: dict[RowKey, Cell], stored: Sequence[Any]) -> None:
         for key, row in await load_rows(self._codec, model, stored):
@@ -114,7 +121,7 @@ class Projecting:
             raise
 
     def _check_key(self, fold: FoldWiring, cell: Cell, row: Row) -> None:
-        if (cell.key[0], *self._models[fold.row].key_of(row)) != cell.key:
+        if self._models[fold.row].key_of(row) != cell.columns:
             raise WrongRow(
                 f"{self._wiring.name}: a row's key columns may not change; delete it and make another"
             )
@@ -126,14 +133,14 @@ class Projecting:
             cells = list(self._cells[kind].values())
             filled = [cell for cell in cells if cell.changed and cell.row is not None]
             try:
-                await model.insert(tx, await self._values(model, (it for it in filled if not it.stored)))
+                await model.insert(tx, await self._values(model, [it for it in filled if not it.stored]))
             except UniqueViolationError as taken:
                 raise Outrun(f"{self._wiring.name}: another process has written the same rows") from taken
-            await model.write(tx, await self._values(model, (it for it in filled if it.stored)))
+            await model.write(tx, await self._values(model, [it for it in filled if it.stored]))
             await model.delete(tx, [cell.key for cell in cells if cell.stored and cell.row is None])
 
     async def _values(self, model: ReadModel, cells: Iterable[Cell]) -> list[tuple[Any, ...]]:
-        return await dump_rows(self._codec, model, [(cell.key[0], cell.row) for cell in cells if cell.row])
+        return await dump_rows(self._codec, model, [(cell.tenant, cell.row) for cell in cells if cell.row])
 
 
 def _injected(fold: FoldWiring, incoming: Incoming) -> dict[str, Any]:

@@ -111,7 +111,7 @@ class ReadModel:
         if rows:
             await tx.copy_records_to_table(
                 self.table,
-                records=[(*row, True) for row in rows],
+                records=((*row, True) for row in rows),
                 columns=("tenant", *(column.name for column in self.columns), "_filled"),
             )
 

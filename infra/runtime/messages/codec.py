@@ -29,7 +29,7 @@ log = structlog.get_logger(__name__)
 M = TypeVar("M", bound=BaseModel)
 
 _ADDRESS: Final = re.compile(r" at 0x[0-9a-f]+")
-BREATHE_EVERY: Final = 100
+BREATHE_EVERY: Final = 250
 """After so many messages the event loop gets a turn: relays and heartbeats share it with long batches."""
 
 
@@ -67,6 +67,8 @@ class Form(NamedTuple):
     seal: Seal | None
     past: bool
     """Whether it is an old version, to be upcast."""
+    inbound: bool
+    """Whether it comes from outside: untrusted."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -150,9 +152,8 @@ class Codec:
         for number, record in enumerate(records, 1):
             if number % BREATHE_EVERY == 0:
                 await asyncio.sleep(0)
-            inbound = record.inbound
             # Most records of a topic concern somebody else: look no further than their type.
-            if not inbound and record.type in strangers:
+            if record.type in strangers and not record.inbound:
                 continue
             envelope = None
             try:
@@ -160,7 +161,7 @@ class Codec:
                 form = self._form(record.topic, envelope)
                 if form.contract.name not in listens:
                     continue
-                if form.seal is not None and not inbound:
+                if form.seal is not None and not form.inbound:
                     subjects.add(form.seal.subject_in(envelope.tenant, _object(body)))
             except Unacceptable as wrong:
                 opened.append(Rejected(record, wrong.reason, wrong.detail, envelope))
@@ -193,6 +194,7 @@ class Codec:
                 contract.versions[envelope.version],
                 self._message_seals[contract.name, envelope.version],
                 envelope.version != contract.current,
+                topic.endswith(".inbound"),
             )
             # What is refused is not kept: outsiders choose topic, type and version.
             self._forms[kind] = form
@@ -223,8 +225,7 @@ class Codec:
     def _open(
         self, consumer: str, generation: int, record: Record, envelope: Envelope, body: bytes, form: Form
     ) -> Incoming | Rejected:
-        contract = form.contract
-        inbound = record.inbound
+        contract, inbound = form.contract, form.inbound
         try:
             message = self._read(form, envelope, body, trusted=not inbound)
         except Unacceptable as wrong:

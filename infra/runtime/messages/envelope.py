@@ -67,16 +67,17 @@ def open_record(record: Record) -> tuple[Envelope, bytes]:
         raise Unacceptable("tombstone", "the value is null; send the message's JSON as the value")
     if not record.value:
         raise Unacceptable("empty", "the value is empty; send the message's JSON as the value")
-    if not record.inbound:
+    inbound = record.inbound
+    if not inbound:
         envelope = _as_relayed(record)
         if envelope is not None:
             return envelope, record.value
     headers = _headers(record)
     content_type = headers.get("content-type", "application/json")
     if content_type.lower().startswith(_STRUCTURED):
-        if not record.inbound:
+        if not inbound:
             raise Unacceptable("structured_inside", "structured mode is accepted on .inbound only")
-        envelope, body = open_structured(record.value, record.at, inbound=record.inbound)
+        envelope, body = open_structured(record.value, record.at, inbound=inbound)
         _check_agreement(headers, envelope)
         return envelope, body
     if not _JSON.match(content_type):
@@ -86,7 +87,7 @@ def open_record(record: Record) -> tuple[Envelope, bytes]:
     attributes = {name[3:]: text for name, text in headers.items() if name.startswith("ce_")}
     if "traceparent" in headers:
         attributes["traceparent"] = headers["traceparent"]
-    return envelope_of(attributes, record.at, inbound=record.inbound), record.value
+    return envelope_of(attributes, record.at, inbound=inbound), record.value
 
 
 _RELAYED: Final = (
@@ -100,7 +101,7 @@ _RELAYED: Final = (
     "ce_correlationid",
     "ce_causationid",
 )
-_LAYOUTS: Final = {
+_LAYOUTS: Final[dict[tuple[str, ...], tuple[str, ...]]] = {
     (*_RELAYED, *extra, "content-type"): extra
     for extra in ((), ("ce_sequence",), ("traceparent",), ("ce_sequence", "traceparent"))
 }
@@ -110,30 +111,37 @@ _MAX_DIGITS: Final = 18
 
 def _as_relayed(record: Record) -> Envelope | None:
     """Read the headers as our own relays write them, fast; whatever is unusual is left to the thorough way."""
-    extra = _LAYOUTS.get(tuple([name for name, _ in record.headers]))
+    names, values = zip(*record.headers, strict=True) if record.headers else ((), ())
+    extra = _LAYOUTS.get(names)
     if extra is None:
         return None
-    values = [value for _, value in record.headers]
     try:
         kind, source, tenant, version = _same_for_many(
             values[0], values[2], values[3], values[6], values[5], values[-1]
         )
-        message_id, correlation, causation = _short(values[1]), _short(values[7]), _short(values[8])
-        time = datetime.fromisoformat(values[4].decode())  # type: ignore[union-attr] # a null is caught below
+        message_id, correlation, causation = values[1].decode(), values[7].decode(), values[8].decode()
+        time = datetime.fromisoformat(values[4].decode())
         sequence = traceparent = None
         if extra:
             # The first of what is extra stands in tenth place, the last before the content type.
             if extra[0] == "ce_sequence":
-                digits = values[9].decode()  # type: ignore[union-attr]
-                sequence = _sequence(digits) if len(digits) <= _MAX_DIGITS else None
-                if sequence is None:
+                if len(values[9]) > _MAX_DIGITS:
                     return None
+                sequence = _sequence(values[9].decode())
             if extra[-1] == "traceparent":
-                traceparent = _short(values[-2])
+                traceparent = values[-2].decode()
                 traceparent = traceparent if TRACEPARENT.match(traceparent) else None
-    except (ValueError, AttributeError, Unacceptable):
+    except (ValueError, TypeError, AttributeError, Unacceptable):
         return None
-    if time.tzinfo is None:
+    if (
+        time.tzinfo is None
+        or not f"{message_id}{correlation}{causation}".isprintable()
+        or not (
+            0 < len(message_id) <= MAX_ATTRIBUTE
+            and 0 < len(correlation) <= MAX_ATTRIBUTE
+            and 0 < len(causation) <= MAX_ATTRIBUTE
+        )
+    ):
         return None
     return Envelope(
         message_id,
@@ -148,13 +156,6 @@ def _as_relayed(record: Record) -> Envelope | None:
         None,
         traceparent,
     )
-
-
-def _short(raw: bytes | None) -> str:
-    text = raw.decode() if raw else ""
-    if not (text and len(text) <= MAX_ATTRIBUTE and text.isprintable()):
-        raise ValueError(text)
-    return text
 
 
 @lru_cache(maxsize=4096)

@@ -36,7 +36,7 @@ def inbox_key(consumer: str, generation: int, tenant: str, source: str, message_
 
 def content_hash(kind: str, body: bytes) -> int:
     """Give a signed 64-bit digest of a message's type and body, to tell a duplicate from another under the same id."""
-    return payload_hash(kind.encode() + b"\0" + body)
+    return payload_hash(b"%b\0%b" % (kind.encode(), body))
 
 
 def payload_hash(value: bytes) -> int:

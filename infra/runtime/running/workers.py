@@ -39,6 +39,7 @@ log = structlog.get_logger(__name__)
 
 BEAT_S: Final = 1.0
 STALLED_S: Final = 60.0
+TIDY_S: Final = 10.0
 WORKERS: Final = "workers"
 """The name that selects every context's worker with its effects, and every relay."""
 RESTART_CODE: Final = 75
@@ -138,8 +139,10 @@ class Workers:
         return running
 
     async def _supervise(self, engine: Engine, running: dict[str, list[Runs]], stop: asyncio.Event) -> None:
+        # The collector would walk every message of a batch again and again, and find nothing: a third of a worker's time.
         gc.collect()
         gc.freeze()
+        gc.disable()
         parts = [part for group in running.values() for part in group]
         _watch(parts)
         tasks = [asyncio.create_task(part.run(stop), name=part.name) for part in parts]
@@ -147,6 +150,7 @@ class Workers:
             asyncio.create_task(self._beat(engine.databases[schema], group, stop))
             for schema, group in running.items()
         ]
+        beats.append(asyncio.create_task(_tidy()))
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
             for task in done:
@@ -188,6 +192,13 @@ class Workers:
                 await engine.databases[schema].execute(
                     "DELETE FROM heartbeats WHERE process = $1", self._process
                 )
+
+
+async def _tidy() -> None:
+    """Collect cycles now and then: what is left of errors and connections, for batches make none."""
+    while True:
+        await asyncio.sleep(TIDY_S)
+        gc.collect()
 
 
 def _watch(parts: list[Runs]) -> None:
