@@ -1,21 +1,32 @@
-"""What the platform declares, and what the benchmark adds: a read model of two tables."""
+"""What the platform declares, and what the benchmark adds: a context with one aggregate, a read model of two tables."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
 
-from infra.runtime.catalog import Catalog, discover
+from events import type_of
+from infra.runtime.catalog import Catalog, discover, message_types
 from infra.runtime.catalog.projection_wiring import wire_projection
-from tests.benchmarks import spending
+from infra.runtime.catalog.worker_wiring import wire_worker
+from tests.benchmarks import ledger, spending
 
 
 @cache
 def catalogue() -> Catalog:
     """Wire the platform with the benchmark's own."""
     real = discover()
-    projections = [wire_projection(spending.projection, real.contracts)]
+    messages = (ledger.Deposit, ledger.Deposited, ledger.DepositRefused)
+    contracts = {
+        **real.contracts,
+        **{type_of(it): message_types._contract(type_of(it), {it.version: it}) for it in messages},
+    }
+    worker = wire_worker(ledger.worker, contracts)
+    projection = wire_projection(spending.projection, contracts)
     return replace(
         real,
-        projections={**real.projections, **{wiring.name: wiring for wiring in projections}},
+        contracts=contracts,
+        workers={**real.workers, worker.name: worker},
+        projections={**real.projections, projection.name: projection},
+        contexts=tuple(sorted((*real.contexts, worker.name))),
     )

@@ -38,6 +38,8 @@ class Run:
     """What is measured, by name with its unit; `events_per_second` wherever that makes sense."""
     events: int = 0
     """How many events the clock saw."""
+    seconds: float = 0
+    """How long it ran."""
     cpu_seconds: Mapping[str, float] = field(default_factory=dict[str, float])
     """Of the processes `worker` (the contestant's own), `database` and `broker`."""
     peak_rss_mb: float = 0
@@ -143,7 +145,6 @@ async def measure(
     ours, *others = runs
     ratios = case.ratios(runs)
     known = {**{name: median(runs[ours], _figure(name)) for name in runs[ours][0].figures}, **ratios}
-    known["peak_rss_mb"] = max(run.peak_rss_mb for run in runs[ours])
     return {
         "case": case.name,
         "contestant": ours,
@@ -170,6 +171,9 @@ def _shown(runs: Sequence[Run]) -> dict[str, Any]:
         "events": int(median(runs, lambda run: run.events)),
         **{name: spread(run.figures[name] for run in runs) for name in runs[0].figures},
         "cpu_seconds": {part: statistics.median(run.cpu_seconds[part] for run in runs) for part in parts},
+        "cores_busy": {
+            part: statistics.median(run.cpu_seconds[part] / run.seconds for run in runs) for part in parts
+        },
         "peak_rss_mb": max(run.peak_rss_mb for run in runs),
         "bytes_written": median(runs, lambda run: run.bytes_written),
     }

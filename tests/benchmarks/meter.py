@@ -93,6 +93,7 @@ class Meter:
         return Run(
             figures={RATE: marks.events / (marks.ended - marks.began), **figures},
             events=marks.events,
+            seconds=marks.ended - marks.began,
             cpu_seconds={part: last.cpu[part] - first.cpu[part] for part in PARTS},
             peak_rss_mb=max([first.rss_mb, *within, last.rss_mb]),
             bytes_written=last.written - first.written,

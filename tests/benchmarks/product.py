@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import time
 from abc import abstractmethod
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from typing import Any, Final
 
 import asyncpg
@@ -30,23 +30,35 @@ class Product(Contestant):
     """A consumer of ours, at work on a load."""
 
     def __init__(
-        self, site: Site, wiring: Wiring, load: Load, *, name: str = "ours", processes: int = 1
+        self,
+        site: Site,
+        wiring: Wiring,
+        load: Load,
+        *,
+        name: str = "ours",
+        processes: int = 1,
+        already: int = 0,
+        options: Sequence[str] = (),
     ) -> None:
-        """Run `processes` worker processes of the consumer of `wiring`."""
+        """Run `processes` worker processes of the consumer of `wiring`, each with `options`.
+
+        So many messages of others are `already` in the inbox, and what came of them in the tables.
+        """
         self.name = name
         self.site = site
         self.wiring = wiring
         self.load = load
         self._processes = processes
-
-    @property
-    def arguments(self) -> Sequence[str]:
-        """What the worker process is told."""
-        return (self.wiring.name,)
+        self._already = already
+        self._arguments = (*options, wiring.name)
 
     @abstractmethod
     async def empty(self, connection: asyncpg.Connection[Any]) -> None:
         """Take away what an earlier run has left behind, but for the checkpoints and the inbox."""
+
+    @abstractmethod
+    async def fill(self, connection: asyncpg.Connection[Any], already: int) -> None:
+        """Put in what came of so many messages of others."""
 
     @abstractmethod
     async def check(self) -> None:
@@ -69,20 +81,22 @@ class Product(Contestant):
                 list(self.load.begin),
                 list(self.load.begin.values()),
             )
-            await self._pass_others(connection)
             await connection.execute("CHECKPOINT")
-
-    async def _pass_others(self, connection: asyncpg.Connection[Any]) -> None:
-        """Nothing is expected on the consumer's other topics."""
+            if self._already:
+                await self.fill(connection, self._already)
+                await connection.execute(
+                    f"INSERT INTO {schema}.inbox SELECT md5('i' || n)::uuid, n FROM generate_series(1, {self._already}) n"
+                )
+                await connection.execute(f"VACUUM ANALYZE {schema}.inbox")
 
     async def run(self) -> Run:
         """Work until the last record of the load is committed."""
-        async with self._connected() as connection:
+        async with self.site.connection() as connection:
             before, _ = await self._standing(connection)
             async with AsyncExitStack() as stack:
                 workers = [
                     await stack.enter_async_context(
-                        self.site.process(self.site.worker_module, *self.arguments)
+                        self.site.process(self.site.worker_module, *self._arguments)
                     )
                     for _ in range(self._processes)
                 ]
@@ -137,16 +151,11 @@ class Product(Contestant):
         )
         return row["epochs"], row["stands"] - sum(self.load.begin.values())
 
-    @asynccontextmanager
-    async def _connected(self) -> AsyncGenerator[asyncpg.Connection[Any]]:
-        async with self.site.connection() as connection:
-            yield connection
-
     async def verify(self) -> None:
         """Every record has had its effect, once; nothing is parked."""
         schema = self.wiring.schema
         found = await self.site.row(
             f"SELECT (SELECT count(*) FROM {schema}.inbox), (SELECT count(*) FROM {schema}.parked)"
         )
-        agree(f"{self.name}: rows in the inbox, parked", found, (self.load.size, 0))
+        agree(f"{self.name}: rows in the inbox, parked", found, (self._already + self.load.size, 0))
         await self.check()

@@ -71,10 +71,11 @@ class Site:
         self.servers.update(database=pids["postgres"], broker=pids["kafka"])
         await migrate(self.settings, catalogue())
 
-    async def sql(self, statements: str) -> None:
-        """Run statements as the administrator."""
+    async def sql(self, *statements: str) -> None:
+        """Run statements, each by itself, as the administrator."""
         async with self.connection() as connection:
-            await connection.execute(statements)
+            for statement in statements:
+                await connection.execute(statement)
 
     async def row(self, query: str, *arguments: object) -> tuple[Any, ...]:
         """Ask the database, as its administrator, for one row."""

@@ -93,6 +93,13 @@ class Answers:
         agree(f"{who}: rows and digest of both tables", found, expected)
 
 
+async def laid_out(site: Site, events: int) -> tuple[Load, Answers]:
+    """Put payments on their topic."""
+    paid = list(payments(events))
+    load = await site.fill(TOPIC, records(paid))
+    return load, Answers(site, load, paid)
+
+
 class Projected(Product):
     """Our projection."""
 
@@ -110,6 +117,19 @@ class Projected(Product):
         )
         self._tables = (f"projections.benchmark_g{generation}", f"projections.benchmark_spend_g{generation}")
         await connection.execute(f"TRUNCATE {', '.join(self._tables)}")
+
+    async def fill(self, connection: asyncpg.Connection[Any], already: int) -> None:
+        """Put in payments of other customers, 20 each."""
+        payment, spend = self._tables
+        await connection.execute(
+            f"""INSERT INTO {payment} SELECT 'old-' || n / 20 % 20, md5('p' || n)::uuid, md5('c' || n / 20)::uuid, md5('s' || n % 100)::uuid,
+                n % 1000, 'EUR', 'stripe', 'pi_' || md5('r' || n), now(), true FROM generate_series(1, {already}) n"""
+        )
+        await connection.execute(
+            f"""INSERT INTO {spend} SELECT tenant, customer_id, count(*), sum(amount_minor), max(captured_at), true
+                FROM {payment} GROUP BY tenant, customer_id"""
+        )
+        await connection.execute(f"VACUUM ANALYZE {payment}, {spend}")
 
     async def check(self) -> None:
         """Compare both tables."""
@@ -334,9 +354,7 @@ class Project(Case):
 
     async def contestants(self, site: Site, events: int) -> list[Contestant]:
         """Put the payments on their topic."""
-        paid = list(payments(events))
-        load = await site.fill(TOPIC, records(paid))
-        answers = Answers(site, load, paid)
+        load, answers = await laid_out(site, events)
 
         async def tables() -> None:
             await site.sql(TABLES)
