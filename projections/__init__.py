@@ -33,16 +33,16 @@ from typing import Any, ClassVar, Generic, TypeVar, overload
 
 from pydantic import BaseModel, ConfigDict
 
+from events import Folded
+
 __all__ = ["Contains", "Projection", "Query", "Row", "Since", "Until"]
 
 Fold = TypeVar("Fold", bound=Callable[..., "Row | None"])
 Q = TypeVar("Q", bound="type[Query[Any]]")
 
 
-class Row(BaseModel):
+class Row(Folded):
     """One row of a read model: its fields are columns, its `Key` fields (with the tenant) the primary key."""
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", use_attribute_docstrings=True)
 
 
 R = TypeVar("R", bound=Row)

@@ -29,9 +29,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, ClassVar, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict
-
-from events import Command, Event
+from events import Command, Event, Folded
 
 __all__ = ["Compensated", "Done", "Ended", "Saga", "State", "Step", "Stuck", "go", "stay"]
 
@@ -41,10 +39,8 @@ Move = TypeVar("Move", bound=Callable[..., "Step[Any]"])
 S = TypeVar("S", bound="State")
 
 
-class State(BaseModel):
+class State(Folded):
     """Where a flow stands, with what it must remember. Entering a state sets its deadline; leaving it revokes it."""
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
     within: ClassVar[timedelta | None] = None
     """How long the flow may stay here before its `late` move fires."""

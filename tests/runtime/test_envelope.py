@@ -179,7 +179,7 @@ def test_structured_mode_is_for_the_outside_only() -> None:
     assert refusal(structured(EVENT, "shop.events")).reason == "structured_inside"
 
 
-# -- our own records, read fast -----------------------------------------------------------------------------------------
+# -- usual records, read fast -----------------------------------------------------------------------------------------
 
 OURS: dict[str, bytes] = dict(
     Envelope(
@@ -216,16 +216,21 @@ ODD = (
 
 @settings(max_examples=400)
 @given(
-    st.dictionaries(st.sampled_from([*OURS, "ce_subject", "other"]), st.sampled_from(ODD), max_size=3),
-    st.sets(st.sampled_from(list(OURS)), max_size=2),
+    st.dictionaries(
+        st.sampled_from([*OURS, "ce_subject", "other"]),
+        st.sampled_from((*ODD, b"crm", b"application/json")),
+        max_size=3,
+    ),
+    st.sets(st.sampled_from([*OURS]), max_size=2),
+    st.sampled_from(["shop.events", "shop.inbound"]),
 )
-def test_the_fast_way_and_the_thorough_way_agree_on_our_own_records(
-    changed: dict[str, bytes | None], missing: set[str]
+def test_the_fast_way_and_the_thorough_way_agree(
+    changed: dict[str, bytes | None], missing: set[str], topic: str
 ) -> None:
     headers: list[Header] = [
         (name, value) for name, value in {**OURS, **changed}.items() if name not in missing or name in changed
     ]
-    ours = record(headers, topic="shop.events")
+    ours = record(headers, topic=topic)
 
     def read() -> object:
         try:
@@ -233,9 +238,9 @@ def test_the_fast_way_and_the_thorough_way_agree_on_our_own_records(
         except Unacceptable as refused:
             return refused.reason
 
-    def thorough(_: Record) -> None:
-        return None
+    def thorough(_: Record, *, inbound: bool) -> None:
+        del inbound
 
     fast = read()
-    with patch("infra.runtime.messages.envelope._as_relayed", thorough):
+    with patch("infra.runtime.messages.envelope._as_usual", thorough):
         assert fast == read()

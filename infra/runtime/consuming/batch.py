@@ -142,16 +142,24 @@ class Batcher:
         if self._overlaid:
             records = [it for it in records if (it.topic, it.partition, it.offset) not in self._overlaid]
         opened = await self.codec.open_all(self.wiring.name, self.generation, self.wiring.listens, records)
-        admitted: list[Incoming | Rejected] = []
-        for it in opened:
-            if isinstance(it, Incoming) and it.record.inbound:
-                try:
-                    await self.tenancy.admit(it.envelope.tenant)
-                except Unacceptable as wrong:
-                    admitted.append(Rejected(it.record, wrong.reason, wrong.detail, it.envelope))
-                    continue
-            admitted.append(it)
-        return admitted
+        refused: dict[str, Unacceptable | None] = {}
+        for place, it in enumerate(opened):
+            if not isinstance(it, Incoming) or not it.record.inbound:
+                continue
+            tenant = it.envelope.tenant
+            if tenant not in refused:
+                refused[tenant] = await self._refusal(tenant)
+            wrong = refused[tenant]
+            if wrong is not None:
+                opened[place] = Rejected(it.record, wrong.reason, wrong.detail, it.envelope)
+        return opened
+
+    async def _refusal(self, tenant: str) -> Unacceptable | None:
+        try:
+            await self.tenancy.admit(tenant)
+        except Unacceptable as wrong:
+            return wrong
+        return None
 
     async def _commit(
         self,

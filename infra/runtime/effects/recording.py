@@ -50,10 +50,7 @@ class Recording:
             [it.envelope.tenant for it in self._due],
             [it.key for it in self._due],
             [it.contract.name for it in self._due],
-            [
-                to_json({header: raw.decode() for header, raw in it.envelope.headers()}).decode()
-                for it in self._due
-            ],
+            [to_json(dict(it.envelope.texts())).decode() for it in self._due],
             [it.record.value for it in self._due],
             [it.record.at for it in self._due],
         )

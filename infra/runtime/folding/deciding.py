@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -12,14 +13,28 @@ from events import Erased
 from handlers import Local
 from infra.postgres.database import Connection
 from infra.postgres.database import Row as Stored
-from infra.runtime.catalog import DeciderWiring
-from infra.runtime.catalog.signatures import META, NEW_ID, NOW, HeldBy, Of, Signature, ViewOf
+from infra.runtime.catalog import Contract, DeciderWiring
+from infra.runtime.catalog.signatures import NEW_ID, NOW, HeldBy, Of, Signature, ViewOf
 from infra.runtime.folding.injection import Ids, flattened, metadata_of
 from infra.runtime.folding.streams import Attempt, StreamKey, Streams
 from infra.runtime.messages.codec import Codec, Incoming, shape_of
 
 LocalKey = tuple[type[Local], str, str]
 """View, tenant, key."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What one kind of message concerns, read from the functions that answer it."""
+
+    signatures: tuple[Signature, ...]
+    """In the order in which they are called."""
+    streams: tuple[tuple[str, str], ...]
+    """Aggregates, each with the field of the message that names it."""
+    holders: tuple[HeldBy, ...]
+    views: tuple[ViewOf, ...]
+    kept: tuple[ViewOf, ...]
+    """Views that are written, which are thus locked."""
 
 
 class Deciding:
@@ -32,55 +47,73 @@ class Deciding:
         self._streams = Streams(wiring, codec)
         self._views: dict[LocalKey, Local] = {}
         self._kept: set[LocalKey] = set()
+        self._plans: dict[tuple[str, bool], Plan] = {}
 
-    def signatures(self, incoming: Incoming) -> tuple[Signature, ...]:
-        """Give the functions that this message concerns, in order."""
-        name = incoming.contract.name
-        if incoming.record.inbound and incoming.contract.kind != "command":
-            return (self._wiring.adopters[name],)
-        return (*self._wiring.keepers.get(name, ()), *self._wiring.deciders.get(name, ()))
+    def plan(self, incoming: Incoming) -> Plan:
+        """Say what a message concerns."""
+        contract = incoming.contract
+        adopted = contract.kind != "command" and incoming.record.inbound
+        known = self._plans.get((contract.name, adopted))
+        if known is None:
+            known = self._plans[contract.name, adopted] = self._planned(contract, adopted=adopted)
+        return known
+
+    def _planned(self, contract: Contract, *, adopted: bool) -> Plan:
+        keepers = () if adopted else self._wiring.keepers.get(contract.name, ())
+        deciders = (
+            (self._wiring.adopters[contract.name],)
+            if adopted
+            else self._wiring.deciders.get(contract.name, ())
+        )
+        signatures = (*keepers, *deciders)
+        needs = [need for signature in signatures for need in signature.needs.values()]
+        streams = [(need.kind.__name__, need.field) for need in needs if isinstance(need, Of)]
+        # What the deciders publish about the message's own aggregate needs its lock, asked for or not.
+        model = self._wiring.aggregates.get(contract.key)
+        if model is not None and contract.context == self._wiring.name:
+            streams.append((model.name, contract.key))
+        return Plan(
+            signatures,
+            tuple(dict.fromkeys(streams)),
+            tuple(need for need in needs if isinstance(need, HeldBy)),
+            tuple(need for need in needs if isinstance(need, ViewOf)),
+            tuple(need for keeper in keepers for need in keeper.needs.values() if isinstance(need, ViewOf)),
+        )
 
     def keys(self, incoming: Incoming) -> tuple[str, ...]:
         """Name the aggregates and kept views of a message."""
-        tenant = incoming.envelope.tenant
-        named = [f"{kind}:{tenant}:{key}" for kind, _, key in self._stream_keys(incoming)]
-        named += [f"{view.__name__}:{tenant}:{key}" for view, _, key in self._kept_keys(incoming)]
+        tenant, plan = incoming.envelope.tenant, self.plan(incoming)
+        named = [f"{kind}:{tenant}:{key}" for kind, _, key in _stream_keys(plan, incoming)]
+        named += [f"{view.__name__}:{tenant}:{key}" for view, _, key in _view_keys(plan.kept, incoming)]
         return tuple(dict.fromkeys(named)) or (f"{self._wiring.name}:{tenant}:{incoming.key}",)
 
     # -- load -------------------------------------------------------------------------------------------------------
 
     async def load(self, tx: Connection, batch: Sequence[Incoming]) -> None:
         """Lock claims, then aggregates, then views, each in order."""
-        claims = {claim for incoming in batch for claim in self._claims(incoming)}
-        holders = await self._streams.lock_claims(tx, claims) if claims else set[StreamKey]()
-        keys = {key for incoming in batch for key in self._stream_keys(incoming)} | holders
+        claims: set[tuple[bytes, str, str, str]] = set()
+        keys: set[StreamKey] = set()
+        kept: set[LocalKey] = set()
+        read: set[LocalKey] = set()
+        for incoming in batch:
+            plan = self.plan(incoming)
+            keys.update(_stream_keys(plan, incoming))
+            if plan.holders:
+                claims.update(self._claims(plan, incoming))
+            if plan.views:
+                kept.update(_view_keys(plan.kept, incoming))
+                read.update(_view_keys(plan.views, incoming))
+        if claims:
+            keys |= await self._streams.lock_claims(tx, claims)
         if keys:
             await self._streams.lock(tx, keys)
-        kept = {key for incoming in batch for key in self._kept_keys(incoming)}
-        await self._load_views(
-            tx, kept, {key for incoming in batch for key in self._view_keys(incoming)} - kept
-        )
+        await self._load_views(tx, kept, read - kept)
 
-    def _stream_keys(self, incoming: Incoming) -> Iterator[StreamKey]:
-        tenant = incoming.envelope.tenant
-        for signature in self.signatures(incoming):
-            for need in signature.needs.values():
-                if isinstance(need, Of):
-                    value = getattr(incoming.message, need.field)
-                    if value is not None:
-                        yield (need.kind.__name__, tenant, str(value))
-        # What the deciders publish about the message's own aggregate needs its lock, asked for or not.
-        model = self._wiring.aggregates.get(incoming.contract.key)
-        if model is not None and incoming.contract.context == self._wiring.name:
-            yield (model.name, tenant, incoming.key)
-
-    def _claims(self, incoming: Incoming) -> Iterator[tuple[bytes, str, str, str]]:
-        for signature in self.signatures(incoming):
-            for need in signature.needs.values():
-                if isinstance(need, HeldBy):
-                    digest = self._digest(need, incoming)
-                    if digest is not None:
-                        yield (digest, need.kind.__name__, need.claim, incoming.envelope.tenant)
+    def _claims(self, plan: Plan, incoming: Incoming) -> Iterator[tuple[bytes, str, str, str]]:
+        for need in plan.holders:
+            digest = self._digest(need, incoming)
+            if digest is not None:
+                yield (digest, need.kind.__name__, need.claim, incoming.envelope.tenant)
 
     def _digest(self, need: HeldBy, incoming: Incoming) -> bytes | None:
         value = getattr(incoming.message, need.field)
@@ -89,22 +122,6 @@ class Deciding:
         return self._codec.vault.claim_digest(
             incoming.envelope.tenant, need.kind.__name__, need.claim, str(value)
         )
-
-    def _view_keys(self, incoming: Incoming) -> Iterator[LocalKey]:
-        for signature in self.signatures(incoming):
-            yield from self._views_of(signature, incoming)
-
-    def _kept_keys(self, incoming: Incoming) -> Iterator[LocalKey]:
-        if not incoming.record.inbound:
-            for signature in self._wiring.keepers.get(incoming.contract.name, ()):
-                yield from self._views_of(signature, incoming)
-
-    def _views_of(self, signature: Signature, incoming: Incoming) -> Iterator[LocalKey]:
-        for need in signature.needs.values():
-            if isinstance(need, ViewOf):
-                value = getattr(incoming.message, need.field)
-                if value is not None:
-                    yield (need.kind, incoming.envelope.tenant, str(value))
 
     async def _load_views(self, tx: Connection, kept: set[LocalKey], read: set[LocalKey]) -> None:
         if kept:
@@ -144,18 +161,20 @@ class Deciding:
         kept: dict[LocalKey, Local] = {}
         now = incoming.record.at
         ids = Ids(self._wiring.name, incoming.envelope)
-        for signature in self.signatures(incoming):
+        for signature in self.plan(incoming).signatures:
             arguments = self._arguments(signature, incoming, attempt, ids, now, kept)
             result = signature.function(**arguments)
             if isinstance(result, Local):
-                (key,) = self._views_of(signature, incoming)
+                views = [need for need in signature.needs.values() if isinstance(need, ViewOf)]
+                (key,) = _view_keys(views, incoming)
                 kept[key] = result
                 continue
             for message in flattened(result):
                 self._streams.emit(attempt, self._wiring.name, incoming, message, now)
         self._streams.merge(attempt)
-        self._views |= kept
-        self._kept |= kept.keys()
+        if kept:
+            self._views |= kept
+            self._kept |= kept.keys()
 
     def _arguments(
         self,
@@ -170,21 +189,26 @@ class Deciding:
         arguments: dict[str, Any] = {signature.parameter: incoming.message}
         for name, need in signature.needs.items():
             match need:
-                case ViewOf(kind, field):
-                    value = getattr(incoming.message, field)
-                    key = (kind, tenant, str(value))
-                    arguments[name] = None if value is None else kept.get(key, self._views[key])
                 case Of(kind, field):
-                    value = getattr(incoming.message, field)
-                    stream = (kind.__name__, tenant, str(value))
-                    arguments[name] = None if value is None else self._streams.state(attempt, stream)
+                    text = _text(incoming, field)
+                    arguments[name] = (
+                        None if text is None else self._streams.state(attempt, (kind.__name__, tenant, text))
+                    )
+                case ViewOf(kind, field):
+                    text = _text(incoming, field)
+                    if text is None:
+                        arguments[name] = None
+                    else:
+                        key = (kind, tenant, text)
+                        arguments[name] = kept.get(key, self._views[key])
                 case HeldBy(kind):
                     digest = self._digest(need, incoming)
                     holder = None if digest is None else self._streams.holder(attempt, digest)
                     stream = (kind.__name__, tenant, str(holder))
                     arguments[name] = None if holder is None else self._streams.state(attempt, stream)
                 case _:
-                    arguments[name] = {NOW: now, NEW_ID: ids, META: metadata_of(incoming.envelope)}[str(need)]
+                    plain = now if need == NOW else ids if need == NEW_ID else metadata_of(incoming.envelope)
+                    arguments[name] = plain
         return arguments
 
     # -- save -------------------------------------------------------------------------------------------------------
@@ -212,6 +236,29 @@ class Deciding:
             [self._codec.dump_state(key[1], view) for key, view in zip(keys, views, strict=True)],
             [shape_of(key[0]) for key in keys],
         )
+
+
+def _text(incoming: Incoming, field: str) -> str | None:
+    """Give a field of a message as the text that keys are made of."""
+    if field == incoming.contract.key:
+        return incoming.key
+    value = getattr(incoming.message, field)
+    return None if value is None else str(value)
+
+
+def _stream_keys(plan: Plan, incoming: Incoming) -> Iterator[StreamKey]:
+    tenant = incoming.envelope.tenant
+    for kind, field in plan.streams:
+        text = _text(incoming, field)
+        if text is not None:
+            yield (kind, tenant, text)
+
+
+def _view_keys(views: Iterable[ViewOf], incoming: Incoming) -> Iterator[LocalKey]:
+    for view in views:
+        text = _text(incoming, view.field)
+        if text is not None:
+            yield (view.kind, incoming.envelope.tenant, text)
 
 
 def _reshaped(kind: type[Local], row: Stored) -> str:

@@ -14,7 +14,7 @@ from uuid import UUID
 
 from pydantic_core import from_json
 
-from events import Message, type_of
+from events import Message
 from events.sagas import SagaAdvanced
 from infra.errors import TriplaneError, Unacceptable
 from infra.postgres.database import Connection
@@ -261,7 +261,7 @@ class Stepping:
         )
         staged.instance = after
         was = None if before.state is None else type(before.state).__name__
-        names = [type_of(type(command)) for command in step.commands]
+        names = [self._codec.catalog.of(type(command)).name for command in step.commands]
         staged.taken.append(Taken(key, version, because, cause.id, was, type(state).__name__, names))
         messages: list[Message] = [*step.commands, self._advanced(key, staged, was)]
         for number, message in enumerate(messages):

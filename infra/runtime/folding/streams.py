@@ -30,13 +30,28 @@ Digest = bytes
 
 FRESH: Final = -1
 
-_NEW: Final = """(SELECT kind, tenant, key, version, shape, state::json AS state
-    FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::text[])
-    AS n (kind, tenant, key, version, shape, state)) AS n"""
-_UPDATE: Final = f"""UPDATE aggregates a SET version = n.version, shape = n.shape, state = n.state FROM {_NEW}
-    WHERE (a.kind, a.tenant, a.key) = (n.kind, n.tenant, n.key) RETURNING 1"""
+_NEW: Final = """(SELECT tenant, key, version, state::json AS state
+    FROM unnest($3::text[], $4::text[], $5::bigint[], $6::text[]) AS n (tenant, key, version, state)) AS n"""
+_UPDATE: Final = f"""UPDATE aggregates a SET version = n.version, shape = $2, state = n.state FROM {_NEW}
+    WHERE a.kind = $1 AND (a.tenant, a.key) = (n.tenant, n.key) RETURNING 1"""
 _INSERT: Final = f"""INSERT INTO aggregates (kind, tenant, key, version, shape, state)
-    SELECT kind, tenant, key, version, shape, state FROM {_NEW} ON CONFLICT DO NOTHING RETURNING 1"""
+    SELECT $1, tenant, key, version, $2, state FROM {_NEW} ON CONFLICT DO NOTHING RETURNING 1"""
+
+_EVENT: Final = (
+    "id",
+    "kind",
+    "tenant",
+    "key",
+    "version",
+    "type",
+    "schema_version",
+    "payload",
+    "source",
+    "correlation",
+    "causation",
+    "traceparent",
+    "time",
+)
 
 
 class Undeclared(TriplaneError, ValueError):
@@ -121,22 +136,28 @@ class Streams:
 
     async def lock(self, tx: Connection, keys: Collection[StreamKey]) -> None:
         """Lock and load aggregates; absent ones begin from their key alone."""
-        missing = sorted(set(keys) - self._streams.keys())
-        while missing:
-            columns = [list(column) for column in zip(*missing, strict=True)]
-            await tx.execute(
-                """INSERT INTO aggregates (kind, tenant, key)
-                   SELECT * FROM unnest($1::text[], $2::text[], $3::text[]) ON CONFLICT DO NOTHING""",
-                *columns,
-            )
-            rows = await tx.fetch(
-                """SELECT a.kind, a.tenant, a.key, a.version, a.shape, a.state FROM aggregates a
-                   JOIN unnest($1::text[], $2::text[], $3::text[]) AS wanted (kind, tenant, key) USING (kind, tenant, key)
-                   ORDER BY a.kind COLLATE "C", a.tenant COLLATE "C", a.key COLLATE "C" FOR UPDATE OF a""",
-                *columns,
-            )
-            await self._read(tx, rows)
-            missing = sorted(set(missing) - self._streams.keys())
+        missing = set(keys) - self._streams.keys()
+        # Kind by kind and sorted in each: one order for all.
+        for kind in sorted({kind for kind, _, _ in missing}):
+            wanted = sorted((tenant, key) for of, tenant, key in missing if of == kind)
+            while wanted:
+                columns = [list(column) for column in zip(*wanted, strict=True)]
+                await tx.execute(
+                    """INSERT INTO aggregates (kind, tenant, key)
+                       SELECT $1, * FROM unnest($2::text[], $3::text[]) ON CONFLICT DO NOTHING""",
+                    kind,
+                    *columns,
+                )
+                rows = await tx.fetch(
+                    """SELECT a.kind, a.tenant, a.key, a.version, a.shape, a.state FROM aggregates a
+                       JOIN unnest($2::text[], $3::text[]) AS wanted (tenant, key) USING (tenant, key)
+                       WHERE a.kind = $1 ORDER BY a.tenant COLLATE "C", a.key COLLATE "C" FOR UPDATE OF a""",
+                    kind,
+                    *columns,
+                )
+                await self._read(tx, rows)
+                # A skeleton taken away while we waited for it is gone: make it again.
+                wanted = [(tenant, key) for tenant, key in wanted if (kind, tenant, key) not in self._streams]
 
     async def _read(self, tx: Connection, rows: Iterable[Any]) -> None:
         by_kind: dict[str, list[Any]] = {}
@@ -306,17 +327,18 @@ class Streams:
                    WHERE (a.kind, a.tenant, a.key) = (gone.kind, gone.tenant, gone.key) AND a.version = 0""",
                 *map(list, zip(*skeletons, strict=True)),
             )
-        for fresh, statement in ((False, _UPDATE), (True, _INSERT)):
-            keys = sorted(key for key, stream in changed.items() if (stream.stored == FRESH) == fresh)
-            if not keys:
-                continue
+        sorts = {(stream.stored == FRESH, key[0]) for key, stream in changed.items()}
+        for fresh, kind in sorted(sorts):
+            keys = sorted(
+                key for key, stream in changed.items() if key[0] == kind and (stream.stored == FRESH) == fresh
+            )
             written = await tx.fetch(
-                statement,
-                [key[0] for key in keys],
+                _INSERT if fresh else _UPDATE,
+                kind,
+                shape_of(self._models[kind].model),
                 [key[1] for key in keys],
                 [key[2] for key in keys],
                 [changed[key].version for key in keys],
-                [shape_of(self._models[key[0]].model) for key in keys],
                 [self._codec.dump_state(key[1], changed[key].state) for key in keys],
             )
             if len(written) != len(keys):
@@ -329,28 +351,25 @@ class Streams:
         if not facts:
             return
         try:
-            await tx.execute(
-                """INSERT INTO events (id, kind, tenant, key, version, type, schema_version, payload,
-                                       source, correlation, causation, traceparent, time)
-                   SELECT id, kind, tenant, key, version, type, schema_version, payload::json,
-                          source, correlation, causation, traceparent, time
-                   FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::text[], $7::int[], $8::text[],
-                               $9::text[], $10::text[], $11::text[], $12::text[], $13::timestamptz[])
-                   AS e (id, kind, tenant, key, version, type, schema_version, payload,
-                         source, correlation, causation, traceparent, time)""",
-                [fact.id for fact in facts],
-                [fact.stream[0] for fact in facts],
-                [fact.stream[1] for fact in facts],
-                [fact.stream[2] for fact in facts],
-                [fact.version for fact in facts],
-                [fact.contract.name for fact in facts],
-                [fact.contract.current for fact in facts],
-                [bodies[fact.id].decode() for fact in facts],
-                [fact.envelope.source for fact in facts],
-                [fact.envelope.correlation for fact in facts],
-                [fact.envelope.causation for fact in facts],
-                [fact.envelope.traceparent for fact in facts],
-                [fact.envelope.time for fact in facts],
+            await tx.copy_records_to_table(
+                "events",
+                records=[
+                    (
+                        fact.id,
+                        *fact.stream,
+                        fact.version,
+                        fact.contract.name,
+                        fact.contract.current,
+                        bodies[fact.id].decode(),
+                        fact.envelope.source,
+                        fact.envelope.correlation,
+                        fact.envelope.causation,
+                        fact.envelope.traceparent,
+                        fact.envelope.time,
+                    )
+                    for fact in facts
+                ],
+                columns=_EVENT,
             )
         except IntegrityConstraintViolationError as taken:
             raise Undeclared(f"an event exists already under its id or version: {taken.detail}") from taken

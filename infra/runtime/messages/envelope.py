@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any, Final, NamedTuple, cast
 
 from pydantic_core import to_json
@@ -41,24 +43,28 @@ class Envelope(NamedTuple):
     subject: str | None = None
     traceparent: str | None = None
 
+    def texts(self) -> list[tuple[str, str]]:
+        """Give the headers of binary mode as texts, in the order in which they are written."""
+        texts = (
+            ("ce_specversion", "1.0"),
+            ("ce_id", self.id),
+            ("ce_type", self.type),
+            ("ce_source", self.source),
+            ("ce_time", self.time.isoformat()),
+            ("ce_subject", self.subject),
+            ("ce_dataschema", f"urn:triplane:{self.type}:{self.version}"),
+            ("ce_tenantid", self.tenant),
+            ("ce_correlationid", self.correlation),
+            ("ce_causationid", self.causation),
+            ("ce_sequence", None if self.sequence is None else str(self.sequence)),
+            ("traceparent", self.traceparent),
+            ("content-type", "application/json"),
+        )
+        return [(name, text) for name, text in texts if text is not None]
+
     def headers(self) -> list[tuple[str, bytes]]:
         """Give the Kafka headers of binary mode."""
-        texts = {
-            "ce_specversion": "1.0",
-            "ce_id": self.id,
-            "ce_type": self.type,
-            "ce_source": self.source,
-            "ce_time": self.time.isoformat(),
-            "ce_subject": self.subject,
-            "ce_dataschema": f"urn:triplane:{self.type}:{self.version}",
-            "ce_tenantid": self.tenant,
-            "ce_correlationid": self.correlation,
-            "ce_causationid": self.causation,
-            "ce_sequence": None if self.sequence is None else str(self.sequence),
-            "traceparent": self.traceparent,
-            "content-type": "application/json",
-        }
-        return [(name, text.encode()) for name, text in texts.items() if text is not None]
+        return [(name, text.encode()) for name, text in self.texts()]
 
 
 def open_record(record: Record) -> tuple[Envelope, bytes]:
@@ -68,10 +74,9 @@ def open_record(record: Record) -> tuple[Envelope, bytes]:
     if not record.value:
         raise Unacceptable("empty", "the value is empty; send the message's JSON as the value")
     inbound = record.inbound
-    if not inbound:
-        envelope = _as_relayed(record)
-        if envelope is not None:
-            return envelope, record.value
+    usual = _as_usual(record, inbound=inbound)
+    if usual is not None:
+        return usual, record.value
     headers = _headers(record)
     content_type = headers.get("content-type", "application/json")
     if content_type.lower().startswith(_STRUCTURED):
@@ -90,89 +95,119 @@ def open_record(record: Record) -> tuple[Envelope, bytes]:
     return envelope_of(attributes, record.at, inbound=inbound), record.value
 
 
-_RELAYED: Final = (
-    "ce_specversion",
-    "ce_id",
-    "ce_type",
-    "ce_source",
-    "ce_time",
+_ABSENT: Final[Any] = object()
+_NEEDED: Final = ("ce_specversion", "ce_type", "ce_source", "ce_tenantid", "ce_id")
+_WELCOME: Final = (
     "ce_dataschema",
-    "ce_tenantid",
+    "content-type",
+    "ce_time",
     "ce_correlationid",
     "ce_causationid",
+    "ce_sequence",
+    "traceparent",
 )
-_LAYOUTS: Final[dict[tuple[str, ...], tuple[str, ...]]] = {
-    (*_RELAYED, *extra, "content-type"): extra
-    for extra in ((), ("ce_sequence",), ("traceparent",), ("ce_sequence", "traceparent"))
-}
-"""The orders in which our own relays write headers, each with what it has beyond the common ones."""
 _MAX_DIGITS: Final = 18
 
 
-def _as_relayed(record: Record) -> Envelope | None:
-    """Read the headers as our own relays write them, fast; whatever is unusual is left to the thorough way."""
-    names, values = zip(*record.headers, strict=True) if record.headers else ((), ())
-    extra = _LAYOUTS.get(names)
-    if extra is None:
+@lru_cache(maxsize=1024)
+def _layout(names: tuple[str, ...]) -> Callable[[tuple[Any, ...]], tuple[Any, ...]] | None:
+    """Give what picks the headers that we read, the needed first, from values that end in an absent one.
+
+    `None` where anything is missing, stands twice or is not ours.
+    """
+    if not set(_NEEDED) <= set(names) <= {*_NEEDED, *_WELCOME} or len(set(names)) != len(names):
         return None
-    try:
-        kind, source, tenant, version = _same_for_many(
-            values[0], values[2], values[3], values[6], values[5], values[-1]
-        )
-        message_id, correlation, causation = values[1].decode(), values[7].decode(), values[8].decode()
-        time = datetime.fromisoformat(values[4].decode())
-        sequence = traceparent = None
-        if extra:
-            # The first of what is extra stands in tenth place, the last before the content type.
-            if extra[0] == "ce_sequence":
-                if len(values[9]) > _MAX_DIGITS:
-                    return None
-                sequence = _sequence(values[9].decode())
-            if extra[-1] == "traceparent":
-                traceparent = values[-2].decode()
-                traceparent = traceparent if TRACEPARENT.match(traceparent) else None
-    except (ValueError, TypeError, AttributeError, Unacceptable):
+    return itemgetter(*(names.index(name) if name in names else -1 for name in (*_NEEDED, *_WELCOME)))
+
+
+def _as_usual(record: Record, *, inbound: bool) -> Envelope | None:
+    """Read headers as nearly everybody writes them, fast; whatever is unusual is left to the thorough way."""
+    if not record.headers:
         return None
-    if (
-        time.tzinfo is None
-        or not f"{message_id}{correlation}{causation}".isprintable()
-        or not (
-            0 < len(message_id) <= MAX_ATTRIBUTE
-            and 0 < len(correlation) <= MAX_ATTRIBUTE
-            and 0 < len(causation) <= MAX_ATTRIBUTE
-        )
-    ):
+    names, values = zip(*record.headers, strict=True)
+    pick = _layout(names)
+    if pick is None:
         return None
-    return Envelope(
-        message_id,
+    (
+        specversion,
         kind,
         source,
         tenant,
-        version,
+        message_id,
+        schema,
+        content_type,
         time,
         correlation,
         causation,
         sequence,
-        None,
         traceparent,
-    )
+    ) = pick((*values, _ABSENT))
+    if inbound and sequence is not _ABSENT:
+        return None
+    try:
+        same = _same_for_many(inbound, specversion, kind, source, tenant, schema, content_type)
+        own = _short(message_id)
+        at = record.at if time is _ABSENT else datetime.fromisoformat(time.decode())
+        if at.tzinfo is None:
+            return None
+        return Envelope(
+            own,
+            same[0],
+            same[1],
+            same[2],
+            same[3],
+            at,
+            own if correlation is _ABSENT else _short(correlation),
+            None if causation is _ABSENT else _short(causation),
+            None if sequence is _ABSENT else _number(sequence),
+            None,
+            None if traceparent is _ABSENT else _trace(traceparent),
+        )
+    except (ValueError, TypeError, AttributeError, Unacceptable):
+        return None
+
+
+def _short(raw: bytes) -> str:
+    text = raw.decode()
+    if not (0 < len(text) <= MAX_ATTRIBUTE and text.isprintable()):
+        raise ValueError(text)
+    return text
+
+
+def _number(raw: bytes) -> int:
+    if not (raw.isdigit() and len(raw) <= _MAX_DIGITS):
+        raise ValueError(raw)
+    return int(raw)
+
+
+def _trace(raw: bytes) -> str | None:
+    text = _short(raw)
+    return text if TRACEPARENT.match(text) else None
 
 
 @lru_cache(maxsize=4096)
-def _same_for_many(*raw: bytes | None) -> tuple[str, str, str, int]:
-    """Check the attributes that repeat from record to record: specversion, type, source, tenant, schema, content type."""
-    specversion, kind, source, tenant, schema, content_type = ((it or b"").decode() for it in raw)
+def _same_for_many(
+    inbound: bool,  # noqa: FBT001 - the cache is quicker without names
+    specversion: bytes,
+    kind: bytes,
+    source: bytes,
+    tenant: bytes,
+    schema: bytes,
+    content_type: bytes,
+) -> tuple[str, str, str, int]:
+    """Check the attributes that repeat from record to record; give type, source, tenant and version."""
     attributes = {
-        "specversion": specversion,
-        "type": kind,
-        "source": source,
-        "tenantid": tenant,
+        "specversion": specversion.decode(),
+        "type": kind.decode(),
+        "source": source.decode(),
+        "tenantid": tenant.decode(),
         "id": "-",
-        "dataschema": schema,
     }
-    if content_type != "application/json":
-        raise Unacceptable("content_type", "not as a relay writes it")
-    envelope = envelope_of(attributes, datetime.fromtimestamp(0, UTC), inbound=False)
+    if schema is not _ABSENT:
+        attributes["dataschema"] = schema.decode()
+    if content_type is not _ABSENT and content_type != b"application/json":
+        raise Unacceptable("content_type", "not the usual one")
+    envelope = envelope_of(attributes, datetime.fromtimestamp(0, UTC), inbound=inbound)
     return envelope.type, envelope.source, envelope.tenant, envelope.version
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from hashlib import blake2b
 from uuid import UUID
 
+from asyncpg.pgproto.pgproto import UUID as QuickUUID  # noqa: N811 - a UUID like any other, made and written in C
+
 INTERNAL_SOURCE = "triplane/"
 """Sources that start so are the platform's own; upstream may not use them."""
 
@@ -22,7 +24,7 @@ def derived_id(*parts: str) -> UUID:
     digest = bytearray(blake2b("\0".join(parts).encode(), digest_size=16, person=b"triplane-id").digest())
     digest[6] = (digest[6] & 0x0F) | 0x80
     digest[8] = (digest[8] & 0x3F) | 0x80
-    return UUID(bytes=bytes(digest))
+    return QuickUUID(bytes(digest))
 
 
 def inbox_key(consumer: str, generation: int, tenant: str, source: str, message_id: str) -> str:

@@ -26,13 +26,7 @@ def parse(value: bytes) -> Any:
     if _too_deep(text):
         raise Unacceptable("too_deep", f"the body nests deeper than {MAX_DEPTH} levels; send it flatter")
     try:
-        parsed = json.loads(
-            text,
-            object_pairs_hook=_once_each,
-            parse_constant=_no_constant,
-            parse_int=_bounded,
-            parse_float=_float,
-        )
+        parsed = _DECODER.decode(text)
     except json.JSONDecodeError as wrong:
         where = f"line {wrong.lineno} column {wrong.colno}"
         raise Unacceptable("not_json", f"the body is not JSON: {wrong.msg} at {where}") from None
@@ -94,6 +88,11 @@ def _float(digits: str) -> float:
     if number in (float("inf"), float("-inf")):
         raise Unacceptable("not_a_number", f"{digits[:40]} is out of range; send a finite number")
     return number
+
+
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_once_each, parse_constant=_no_constant, parse_int=_bounded, parse_float=_float
+)
 
 
 def _check_escapes(value: object) -> None:

@@ -59,16 +59,18 @@ async def write(tx: Connection, messages: Sequence[Outgoing]) -> None:
     """Append messages to the schema's outbox, in order, while their publishing states are locked."""
     if not messages:
         return
-    await tx.execute(
-        """INSERT INTO outbox (bucket, id, topic, key, headers, value)
-           SELECT * FROM unnest($1::smallint[], $2::uuid[], $3::text[], $4::text[], $5::text[]::json[], $6::bytea[])""",
-        [message.bucket for message in messages],
-        [message.id for message in messages],
-        [message.topic for message in messages],
-        [message.key for message in messages],
-        [
-            to_json([(name, text.decode()) for name, text in message.envelope.headers()]).decode()
+    await tx.copy_records_to_table(
+        "outbox",
+        records=[
+            (
+                message.bucket,
+                message.id,
+                message.topic,
+                message.key,
+                to_json(message.envelope.texts()).decode(),
+                message.value,
+            )
             for message in messages
         ],
-        [message.value for message in messages],
+        columns=("bucket", "id", "topic", "key", "headers", "value"),
     )
