@@ -127,6 +127,11 @@ def rate(runs: Sequence[Run]) -> float:
     return median(runs, lambda run: run.figures[RATE])
 
 
+def cpu_per_event(run: Run) -> float:
+    """Give the CPU seconds of a contestant's processes and the database for an event: what others on the machine leave alone."""
+    return sum(run.cpu_seconds.get(part, 0.0) for part in ("worker", "database")) / max(run.events, 1)
+
+
 async def measure(
     case: Case, site: Site, events: int, repeat: int, report: Callable[[str], None]
 ) -> dict[str, Any]:
@@ -172,8 +177,10 @@ def _shown(runs: Sequence[Run]) -> dict[str, Any]:
         **{name: spread(run.figures[name] for run in runs) for name in runs[0].figures},
         "cpu_seconds": {part: statistics.median(run.cpu_seconds[part] for run in runs) for part in parts},
         "cores_busy": {
-            part: statistics.median(run.cpu_seconds[part] / run.seconds for run in runs) for part in parts
+            part: statistics.median(run.cpu_seconds[part] / (run.seconds or 1) for run in runs)
+            for part in parts
         },
+        "cpu_us_per_event": median(runs, cpu_per_event) * 1e6,
         "peak_rss_mb": max(run.peak_rss_mb for run in runs),
         "bytes_written": median(runs, lambda run: run.bytes_written),
     }

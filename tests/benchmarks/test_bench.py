@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Generator
 from typing import Any
 
 import pytest
 
+from infra.settings import home_path
 from tests.benchmarks import __main__ as command
 from tests.benchmarks.cases import CASES
 from tests.benchmarks.checksum import digest
 from tests.benchmarks.harness import WrongAnswer, measure
 from tests.benchmarks.site import Site
-from tests.installation import Installation
 
 EVENTS = 2_000
 
 
 @pytest.fixture(scope="module")
-def site(installation: Installation) -> Site:
-    made = Site(installation.settings)
-    asyncio.run(made.open())
-    return made
+def site(tmp_path_factory: pytest.TempPathFactory) -> Generator[Site]:
+    """Servers that nobody else uses: the benchmark leaves a great many records on the platform's topics."""
+    with command.servers(tmp_path_factory.mktemp("bench"), home_path() / "software") as settings:
+        made = Site(settings)
+        asyncio.run(made.open())
+        yield made
 
 
 async def test_all_contestants_agree_and_the_figures_are_complete(

@@ -19,7 +19,6 @@ from aiokafka import AIOKafkaProducer
 from confluent_kafka import Consumer, TopicPartition
 from pydantic_core import from_json
 
-from infra.kafka.admin import Admin
 from infra.postgres.database import open_database
 from infra.runtime.messages.envelope import Envelope
 from infra.runtime.messages.ids import source_of
@@ -28,9 +27,10 @@ from infra.settings import Settings
 from tests.benchmarks.baseline import Baseline, Job
 from tests.benchmarks.harness import Case, Contestant, Goal, Run, agree
 from tests.benchmarks.ledger import Deposited
+from tests.benchmarks.load import Load, ends
 from tests.benchmarks.meter import Marks
 from tests.benchmarks.payments import NOON, TENANTS
-from tests.benchmarks.site import Load, Site
+from tests.benchmarks.site import Site
 
 TOPIC: Final = "benchmarks.events"
 KEYS: Final = 10_000
@@ -96,18 +96,11 @@ class Outbox:
 
         await asyncio.gather(*map(write, range(WRITERS)))
         await database.close()
-        self._begin = await self._ends()
-
-    async def _ends(self) -> dict[int, int]:
-        admin = Admin(self._site.settings.kafka)
-        topics = (await admin.topics([TOPIC])).values()
-        return {
-            partition: offset for (_, partition), offset in (await admin.offsets(topics, end=True)).items()
-        }
+        self._begin = await ends(self._site.settings.kafka, TOPIC)
 
     async def check(self, who: str, count: int) -> None:
         """Read the topic: nothing is missing, and of each key nothing comes before what was written before it."""
-        found = await asyncio.to_thread(self._read, await self._ends())
+        found = await asyncio.to_thread(self._read, await ends(self._site.settings.kafka, TOPIC))
         first: dict[str, list[int]] = {}
         for key, sequence in found:
             seen = first.setdefault(key, [])
@@ -117,7 +110,7 @@ class Outbox:
                 seen.append(sequence)
         agree(f"{who}: facts on the topic", sum(map(len, first.values())), count)
 
-    def _read(self, ends: Mapping[int, int]) -> list[tuple[str, int]]:
+    def _read(self, end: Mapping[int, int]) -> list[tuple[str, int]]:
         consumer = Consumer(
             {
                 "bootstrap.servers": self._site.settings.kafka,
@@ -130,7 +123,7 @@ class Outbox:
             [TopicPartition(TOPIC, partition, offset) for partition, offset in self._begin.items()]
         )
         found: list[tuple[str, int]] = []
-        expected = sum(ends.values()) - sum(self._begin.values())
+        expected = sum(end.values()) - sum(self._begin.values())
         deadline = time.monotonic() + 120
         while len(found) < expected and time.monotonic() < deadline:
             for message in consumer.consume(5_000, timeout=1):
