@@ -101,7 +101,6 @@ def servers(place: Path, software: Path) -> Generator[Settings]:
 
 def main() -> int:
     """Measure, and write the figures where they are wanted; a wrong answer fails the run."""
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     parser = argparse.ArgumentParser(prog="triplane bench")
     parser.add_argument("cases", nargs="*", metavar="CASE")
     parser.add_argument("--events", type=int)
@@ -129,4 +128,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     sys.exit(main())

@@ -112,9 +112,9 @@ class Case(ABC):
         """Lay out what all of them work on; give ours first, then the baselines."""
 
     def ratios(self, runs: Runs) -> dict[str, float]:
-        """Compare ours to each baseline: the medians of their rates, by the baseline's name."""
+        """Compare ours to each baseline, by the baseline's name."""
         ours, *others = runs
-        return {name: rate(runs[ours]) / rate(runs[name]) for name in others}
+        return {name: times(runs[ours], runs[name]) for name in others}
 
 
 def median(runs: Sequence[Run], of: Callable[[Run], float]) -> float:
@@ -122,9 +122,14 @@ def median(runs: Sequence[Run], of: Callable[[Run], float]) -> float:
     return statistics.median(of(run) for run in runs)
 
 
-def rate(runs: Sequence[Run]) -> float:
-    """Give the median of a contestant's events a second."""
-    return median(runs, lambda run: run.figures[RATE])
+def times(ours: Sequence[Run], theirs: Sequence[Run]) -> float:
+    """Say how many times as many events a second ours are: the median over the repetitions.
+
+    Compared are runs that followed on each other, as the machine may be busier in one repetition than in the next.
+    """
+    return statistics.median(
+        our.figures[RATE] / their.figures[RATE] for our, their in zip(ours, theirs, strict=True)
+    )
 
 
 def cpu_per_event(run: Run) -> float:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 from uuid import UUID
 
@@ -74,6 +74,16 @@ def share(writer: int, count: int) -> Iterator[outbox.Outgoing]:
         yield outbox.Outgoing(message, TOPIC, str(key), envelope, event.model_dump_json().encode())
 
 
+def in_order(who: str, found: Iterable[tuple[str, int]], count: int) -> None:
+    """Raise `WrongAnswer` unless `count` facts, by key and sequence, have come, of each key in order; some may come again."""
+    last: dict[str, int] = {}
+    for key, sequence in found:
+        if sequence > last.get(key, 0):
+            agree(f"{who}: the next fact of {key}", sequence, last.get(key, 0) + 1)
+            last[key] = sequence
+    agree(f"{who}: facts on the topic", sum(last.values()), count)
+
+
 class Outbox:
     """The rows that all contestants publish, and what must be on the topic afterwards."""
 
@@ -100,15 +110,9 @@ class Outbox:
 
     async def check(self, who: str, count: int) -> None:
         """Read the topic: nothing is missing, and of each key nothing comes before what was written before it."""
-        found = await asyncio.to_thread(self._read, await ends(self._site.settings.kafka, TOPIC))
-        first: dict[str, list[int]] = {}
-        for key, sequence in found:
-            seen = first.setdefault(key, [])
-            if sequence > len(seen):
-                # A gap or an inversion shows as a sequence that is not the next one.
-                agree(f"{who}: the next fact of {key}", sequence, len(seen) + 1)
-                seen.append(sequence)
-        agree(f"{who}: facts on the topic", sum(map(len, first.values())), count)
+        in_order(
+            who, await asyncio.to_thread(self._read, await ends(self._site.settings.kafka, TOPIC)), count
+        )
 
     def _read(self, end: Mapping[int, int]) -> list[tuple[str, int]]:
         consumer = Consumer(

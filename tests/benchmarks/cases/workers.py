@@ -15,7 +15,7 @@ from typing import Any
 import asyncpg
 
 from tests.benchmarks.cases.project import Answers, Projected
-from tests.benchmarks.harness import Case, Contestant, Runs, rate
+from tests.benchmarks.harness import Case, Contestant, Runs, times
 from tests.benchmarks.load import Load, Outgoing, ends
 from tests.benchmarks.payments import TOPIC, payments, records
 from tests.benchmarks.product import Watch
@@ -77,7 +77,7 @@ class Workers(Case):
     def ratios(self, runs: Runs) -> dict[str, float]:
         """Say how many times as fast as one process several are."""
         one, *more = runs
-        return {name: rate(runs[name]) / rate(runs[one]) for name in more}
+        return {name: times(runs[name], runs[one]) for name in more}
 
 
 case = Workers()
