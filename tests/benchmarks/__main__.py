@@ -88,13 +88,12 @@ def _say(line: str) -> None:
 
 
 @contextmanager
-def servers(home: Path) -> Generator[Settings]:
-    """Use the servers that run in `<home>/bench`, or start new ones; whatever else the environment names is left alone."""
-    place = home / "bench"
+def servers(place: Path, software: Path) -> Generator[Settings]:
+    """Use the servers that run in `place`, or start new ones; whatever else the environment names is left alone."""
     environment = {name: text for name, text in surroundings().items() if name not in ELSEWHERE}
     with ExitStack() as stack:
         if holder(place) is None:
-            stack.enter_context(alone(place, home / "software", _say, environment))
+            stack.enter_context(alone(place, software, _say, environment))
         with patch.dict(os.environ, environment, clear=True):
             settings = Settings.load(place)
         yield settings
@@ -102,7 +101,6 @@ def servers(home: Path) -> Generator[Settings]:
 
 def main() -> int:
     """Measure, and write the figures where they are wanted; a wrong answer fails the run."""
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     parser = argparse.ArgumentParser(prog="triplane bench")
     parser.add_argument("cases", nargs="*", metavar="CASE")
     parser.add_argument("--events", type=int)
@@ -113,8 +111,11 @@ def main() -> int:
     if unknown:
         print(f"triplane: unknown case {unknown[0]!r}; known: {', '.join(CASES)}", file=sys.stderr)
         return Code.USAGE
+    if given.json is not None and not given.json.parent.is_dir():
+        print(f"triplane: --json {given.json}: there is no such directory", file=sys.stderr)
+        return Code.USAGE
     try:
-        with servers(home_path()) as settings:
+        with servers(home_path() / "bench", home_path() / "software") as settings:
             figures = asyncio.run(bench(given.cases, Site(settings), given.events, given.repeat))
     except (WrongAnswer, TriplaneError, EmbeddedError, SettingsError) as wrong:
         print(f"triplane: {wrong}", file=sys.stderr)
@@ -127,4 +128,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     sys.exit(main())

@@ -17,8 +17,9 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from infra.settings import Settings
 from tests.benchmarks.harness import Contestant, Run, agree
+from tests.benchmarks.load import Load
 from tests.benchmarks.meter import Marks
-from tests.benchmarks.site import Load, Site
+from tests.benchmarks.site import Site
 
 __all__ = ["Baseline", "Job", "Marks", "consumer_of"]
 

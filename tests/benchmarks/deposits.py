@@ -13,8 +13,8 @@ from uuid import UUID
 
 from pydantic_core import to_json
 
+from tests.benchmarks.load import Outgoing
 from tests.benchmarks.payments import NOON, TENANTS
-from tests.benchmarks.site import Outgoing
 
 TOPIC: Final = "benchmarks.inbound"
 ACCOUNTS: Final = 10_000

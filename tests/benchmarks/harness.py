@@ -112,9 +112,9 @@ class Case(ABC):
         """Lay out what all of them work on; give ours first, then the baselines."""
 
     def ratios(self, runs: Runs) -> dict[str, float]:
-        """Compare ours to each baseline: the medians of their rates, by the baseline's name."""
+        """Compare ours to each baseline, by the baseline's name."""
         ours, *others = runs
-        return {name: rate(runs[ours]) / rate(runs[name]) for name in others}
+        return {name: times(runs[ours], runs[name]) for name in others}
 
 
 def median(runs: Sequence[Run], of: Callable[[Run], float]) -> float:
@@ -122,9 +122,19 @@ def median(runs: Sequence[Run], of: Callable[[Run], float]) -> float:
     return statistics.median(of(run) for run in runs)
 
 
-def rate(runs: Sequence[Run]) -> float:
-    """Give the median of a contestant's events a second."""
-    return median(runs, lambda run: run.figures[RATE])
+def times(ours: Sequence[Run], theirs: Sequence[Run]) -> float:
+    """Say how many times as many events a second ours are: the median over the repetitions.
+
+    Compared are runs that followed on each other, as the machine may be busier in one repetition than in the next.
+    """
+    return statistics.median(
+        our.figures[RATE] / their.figures[RATE] for our, their in zip(ours, theirs, strict=True)
+    )
+
+
+def cpu_per_event(run: Run) -> float:
+    """Give the CPU seconds of a contestant's processes and the database for an event: what others on the machine leave alone."""
+    return sum(run.cpu_seconds.get(part, 0.0) for part in ("worker", "database")) / max(run.events, 1)
 
 
 async def measure(
@@ -172,8 +182,10 @@ def _shown(runs: Sequence[Run]) -> dict[str, Any]:
         **{name: spread(run.figures[name] for run in runs) for name in runs[0].figures},
         "cpu_seconds": {part: statistics.median(run.cpu_seconds[part] for run in runs) for part in parts},
         "cores_busy": {
-            part: statistics.median(run.cpu_seconds[part] / run.seconds for run in runs) for part in parts
+            part: statistics.median(run.cpu_seconds[part] / (run.seconds or 1) for run in runs)
+            for part in parts
         },
+        "cpu_us_per_event": median(runs, cpu_per_event) * 1e6,
         "peak_rss_mb": max(run.peak_rss_mb for run in runs),
         "bytes_written": median(runs, lambda run: run.bytes_written),
     }

@@ -16,7 +16,7 @@ from events import Money, PersonId, ProductId
 from events.payments import PaymentCompleted, PaymentId
 from infra.runtime.messages.envelope import Envelope
 from infra.runtime.messages.ids import source_of
-from tests.benchmarks.site import Outgoing
+from tests.benchmarks.load import Outgoing
 
 TOPIC: Final = "payments.events"
 TENANTS: Final = tuple(f"bench-{number:02}" for number in range(20))

@@ -2,7 +2,6 @@
 
 The checkpoints say how far a consumer has come, and a claim counts their epoch up. The clock starts when the first claim
 is seen: by then the process has started, has imported everything and is a member of its group, and has folded nothing.
-With several processes it starts when every one of them works on partitions; what was committed until then does not count.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from abc import abstractmethod
+from asyncio.subprocess import Process
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from typing import Any, Final
@@ -18,12 +18,34 @@ import asyncpg
 
 from infra.runtime.catalog import Wiring
 from tests.benchmarks.harness import Contestant, Run, agree
+from tests.benchmarks.load import Load
 from tests.benchmarks.meter import Marks
-from tests.benchmarks.site import Load, Site
+from tests.benchmarks.site import Site
 
 LOOK_S: Final = 0.02
 PATIENCE_S: Final = 120.0
 """How long nothing may be committed before a run is given up."""
+
+
+class Watch:
+    """Looks after worker processes that are waited for."""
+
+    def __init__(self, consumer: str, processes: Sequence[Process]) -> None:
+        """Watch the `processes` of a consumer."""
+        self._consumer = consumer
+        self._processes = processes
+        self._done = -1
+        self._moved_at = time.monotonic()
+
+    async def look(self, done: int) -> None:
+        """Wait a moment; raise `WrongAnswer` where a process has ended, or has done nothing more for too long."""
+        if done != self._done:
+            self._done, self._moved_at = done, time.monotonic()
+        ended = [it.returncode for it in self._processes if it.returncode is not None]
+        agree(f"{self._consumer}: exit codes of processes that ended (see the log)", ended, [])
+        idle = time.monotonic() - self._moved_at
+        agree(f"{self._consumer}: stands still after {done} events", idle > PATIENCE_S, expected=False)
+        await asyncio.sleep(LOOK_S)
 
 
 class Product(Contestant):
@@ -94,52 +116,25 @@ class Product(Contestant):
         async with self.site.connection() as connection:
             before, _ = await self._standing(connection)
             async with AsyncExitStack() as stack:
-                workers = [
+                processes = [
                     await stack.enter_async_context(
                         self.site.process(self.site.worker_module, *self._arguments)
                     )
                     for _ in range(self._processes)
                 ]
-                async with self.site.metered(*(it.pid for it in workers)) as meter:
-                    marks = await self._clock(connection, before, workers)
+                async with self.site.metered(*(it.pid for it in processes)) as meter:
+                    watch = Watch(self.wiring.name, processes)
+                    began = await self.started(connection, before, watch)
+                    while (done := (await self._standing(connection))[1]) < self.load.size:
+                        await watch.look(done)
+                    marks = Marks(began, time.monotonic(), self.load.size)
                 return meter.run(marks)
 
-    async def _clock(self, connection: asyncpg.Connection[Any], before: int, workers: Sequence[Any]) -> Marks:
-        began: float | None = None
-        done = done_before = 0
-        moved_at = time.monotonic()
-        while True:
-            epochs, now_done = await self._standing(connection)
-            now = time.monotonic()
-            if now_done != done:
-                done, moved_at = now_done, now
-            if began is None and await self._ready(connection, claimed=epochs > before):
-                began, done_before, moved_at = now, done, now
-            if done >= self.load.size:
-                agree("the run ended before the clock started", began is None, expected=False)
-                assert began is not None
-                return Marks(began, now, done - done_before)
-            agree(
-                f"{self.wiring.name}: worker processes that ended",
-                [it.returncode for it in workers if it.returncode is not None],
-                [],
-            )
-            agree(
-                f"{self.wiring.name}: stands still after {done} events for longer than (s)",
-                max(0, now - moved_at - PATIENCE_S),
-                0,
-            )
-            await asyncio.sleep(LOOK_S)
-
-    async def _ready(self, connection: asyncpg.Connection[Any], *, claimed: bool) -> bool:
-        if self._processes == 1 or not claimed:
-            return claimed
-        shared: int = await connection.fetchval(
-            f"SELECT count(*) FROM {self.wiring.schema}.heartbeats WHERE consumer = $1 AND partitions BETWEEN 1 AND $2",
-            self.wiring.name,
-            -(-len(self.load.begin) // self._processes),
-        )
-        return shared == self._processes
+    async def started(self, connection: asyncpg.Connection[Any], before: int, watch: Watch) -> float:
+        """Wait until the clock starts, which is when a partition is claimed: the epochs came to `before`; give the moment."""
+        while (await self._standing(connection))[0] == before:
+            await watch.look(0)
+        return time.monotonic()
 
     async def _standing(self, connection: asyncpg.Connection[Any]) -> tuple[int, int]:
         """Give the sum of the epochs, and how many records of the load are committed."""

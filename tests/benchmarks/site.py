@@ -1,4 +1,4 @@
-"""Where a benchmark takes place: one home's embedded servers, the records on their topics, and the processes at work."""
+"""Where a benchmark takes place: one home's embedded servers, and the processes at work on them."""
 
 from __future__ import annotations
 
@@ -9,46 +9,21 @@ import signal
 import sys
 from asyncio.subprocess import Process
 from base64 import b64encode
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import asyncpg
-from confluent_kafka import Producer
 
 from infra.embedded.process import LAUNCH, ROOT, python, surroundings
 from infra.errors import TriplaneError
-from infra.kafka.admin import Admin
 from infra.migrations.migrate import migrate
 from infra.settings import Settings
+from tests.benchmarks import load
 from tests.benchmarks.catalogue import catalogue
+from tests.benchmarks.load import Load, Outgoing
 from tests.benchmarks.meter import Meter, metered
-
-Outgoing = tuple[str, bytes, list[tuple[str, bytes]]]
-"""Key, value and headers of a record."""
-
-
-@dataclass(frozen=True)
-class Load:
-    """Records that lie on a topic: all of them behind `begin`, each partition's in order."""
-
-    topic: str
-    begin: Mapping[int, int]
-    """The offset before the first one, by partition."""
-    order: Mapping[int, Sequence[int]]
-    """Which records lie in a partition, one after the other: their numbers as they were given."""
-
-    @property
-    def size(self) -> int:
-        """How many there are."""
-        return sum(map(len, self.order.values()))
-
-    def until(self, ends: Mapping[int, int]) -> list[int]:
-        """Give the numbers of the records below the given offsets."""
-        return [
-            number for place, end in ends.items() for number in self.order[place][: end - self.begin[place]]
-        ]
 
 
 @dataclass(frozen=True)
@@ -137,60 +112,12 @@ class Site:
                     await process.wait()
 
     async def fill(self, topic: str, records: Iterable[Outgoing]) -> Load:
-        """Append records to a topic as its publisher does: by key, acknowledged by all replicas."""
-        admin = Admin(self.settings.kafka)
-        known = list((await admin.topics([topic])).values())
-        begin = {
-            partition: offset for (_, partition), offset in (await admin.offsets(known, end=True)).items()
-        }
-        placed = await asyncio.to_thread(self._append, topic, records)
-        order: dict[int, list[int]] = {partition: [] for partition in begin}
-        for number, partition in enumerate(placed):
-            order[partition].append(number)
-        ends = {
-            partition: offset for (_, partition), offset in (await admin.offsets(known, end=True)).items()
-        }
-        assert {place: ends[place] - begin[place] for place in ends} == {
-            place: len(numbers) for place, numbers in order.items()
-        }, "somebody else writes to the topic"
-        return Load(topic, begin, order)
+        """Append records to a topic, as `load.fill` does."""
+        return await load.fill(self.settings.kafka, topic, records)
 
-    def _append(self, topic: str, records: Iterable[Outgoing]) -> list[int]:
-        producer = Producer(
-            {
-                "bootstrap.servers": self.settings.kafka,
-                "acks": "all",
-                "enable.idempotence": True,
-                "partitioner": "murmur2",
-                "linger.ms": 20,
-                "queue.buffering.max.messages": 50_000,
-                "log_level": 0,
-            }
-        )
-        placed: list[int] = []
-        failed: list[str] = []
-
-        def told(number: int) -> Any:
-            def delivered(error: object, message: Any) -> None:
-                if error is not None:
-                    failed.append(str(error))
-                else:
-                    placed[number] = message.partition()
-
-            return delivered
-
-        for number, (key, value, headers) in enumerate(records):
-            placed.append(-1)
-            while True:
-                try:
-                    producer.produce(topic, value, key, headers=headers, on_delivery=told(number))  # type: ignore[arg-type]
-                    break
-                except BufferError:
-                    producer.poll(0.1)
-            producer.poll(0)
-        assert producer.flush(120) == 0
-        assert not failed, failed[:3]
-        return placed
+    async def hold(self, topic: str, records: Iterable[Outgoing]) -> tuple[Load, Callable[[], None]]:
+        """Append records that appear when they are released, as `load.hold` does."""
+        return await load.hold(self.settings.kafka, topic, records)
 
 
 def tied(command: Sequence[str]) -> list[str]:

@@ -22,9 +22,10 @@ from tests.benchmarks.checksum import Digest, digest
 from tests.benchmarks.deposits import TOPIC, Asked, deposits, facts, records
 from tests.benchmarks.harness import Case, Contestant, Goal, agree
 from tests.benchmarks.ledger import Account, Deposit, Deposited, deposit, deposited
+from tests.benchmarks.load import Load
 from tests.benchmarks.meter import Marks
 from tests.benchmarks.product import Product
-from tests.benchmarks.site import Load, Site
+from tests.benchmarks.site import Site
 from tests.benchmarks.worker import WITHOUT_RELAYS
 
 TABLES: Final = """

@@ -7,16 +7,11 @@ vacuumed: so neither the first touch of old pages nor the cleaning up after the 
 from __future__ import annotations
 
 from tests.benchmarks.cases import decide, project
-from tests.benchmarks.harness import RATE, Case, Contestant, Goal, Run, Runs, median
+from tests.benchmarks.harness import RATE, Case, Contestant, Goal, Run, Runs, cpu_per_event, median
 from tests.benchmarks.site import Site
 
 TIMES = (1, 4, 16)
 KINDS = ("project", "decide")
-
-
-def cpu(run: Run) -> float:
-    """Give the CPU seconds of worker and database for an event."""
-    return (run.cpu_seconds["worker"] + run.cpu_seconds["database"]) / run.events
 
 
 def wall(run: Run) -> float:
@@ -27,6 +22,9 @@ def wall(run: Run) -> float:
 def memory(run: Run) -> float:
     """Give the worker's peak (MB)."""
     return run.peak_rss_mb
+
+
+COSTS = {"cpu": cpu_per_event, "wall": wall, "memory": memory}
 
 
 class Growth(Case):
@@ -52,10 +50,9 @@ class Growth(Case):
     def ratios(self, runs: Runs) -> dict[str, float]:
         """Compare each run's costs to those of the same case with the least data."""
         found = {
-            f"{kind}_{cost.__name__}_{it}x": median(runs[f"{kind}_{it}x"], cost)
-            / median(runs[f"{kind}_1x"], cost)
+            f"{kind}_{name}_{it}x": median(runs[f"{kind}_{it}x"], cost) / median(runs[f"{kind}_1x"], cost)
             for kind in KINDS
-            for cost in (cpu, wall, memory)
+            for name, cost in COSTS.items()
             for it in TIMES[1:]
         }
         return {**found, "peak_rss_mb": max(run.peak_rss_mb for them in runs.values() for run in them)}

@@ -28,9 +28,10 @@ from tests.benchmarks.baseline import Baseline, Job, Marks, consumer_of
 from tests.benchmarks.catalogue import catalogue
 from tests.benchmarks.checksum import Digest, digest, digest_query
 from tests.benchmarks.harness import Case, Contestant, Goal, agree
+from tests.benchmarks.load import Load
 from tests.benchmarks.payments import TOPIC, Paid, payments, records, spent
 from tests.benchmarks.product import Product
-from tests.benchmarks.site import Load, Site
+from tests.benchmarks.site import Site
 
 BATCH: Final = 5_000
 NAMESPACE: Final = UUID("5a0e1c8e-8f4c-4f0e-9d8a-3f1f1e5a7c11")

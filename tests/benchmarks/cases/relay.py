@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 from uuid import UUID
 
@@ -19,7 +19,6 @@ from aiokafka import AIOKafkaProducer
 from confluent_kafka import Consumer, TopicPartition
 from pydantic_core import from_json
 
-from infra.kafka.admin import Admin
 from infra.postgres.database import open_database
 from infra.runtime.messages.envelope import Envelope
 from infra.runtime.messages.ids import source_of
@@ -28,9 +27,10 @@ from infra.settings import Settings
 from tests.benchmarks.baseline import Baseline, Job
 from tests.benchmarks.harness import Case, Contestant, Goal, Run, agree
 from tests.benchmarks.ledger import Deposited
+from tests.benchmarks.load import Load, ends
 from tests.benchmarks.meter import Marks
 from tests.benchmarks.payments import NOON, TENANTS
-from tests.benchmarks.site import Load, Site
+from tests.benchmarks.site import Site
 
 TOPIC: Final = "benchmarks.events"
 KEYS: Final = 10_000
@@ -74,6 +74,16 @@ def share(writer: int, count: int) -> Iterator[outbox.Outgoing]:
         yield outbox.Outgoing(message, TOPIC, str(key), envelope, event.model_dump_json().encode())
 
 
+def in_order(who: str, found: Iterable[tuple[str, int]], count: int) -> None:
+    """Raise `WrongAnswer` unless `count` facts, by key and sequence, have come, of each key in order; some may come again."""
+    last: dict[str, int] = {}
+    for key, sequence in found:
+        if sequence > last.get(key, 0):
+            agree(f"{who}: the next fact of {key}", sequence, last.get(key, 0) + 1)
+            last[key] = sequence
+    agree(f"{who}: facts on the topic", sum(last.values()), count)
+
+
 class Outbox:
     """The rows that all contestants publish, and what must be on the topic afterwards."""
 
@@ -96,28 +106,15 @@ class Outbox:
 
         await asyncio.gather(*map(write, range(WRITERS)))
         await database.close()
-        self._begin = await self._ends()
-
-    async def _ends(self) -> dict[int, int]:
-        admin = Admin(self._site.settings.kafka)
-        topics = (await admin.topics([TOPIC])).values()
-        return {
-            partition: offset for (_, partition), offset in (await admin.offsets(topics, end=True)).items()
-        }
+        self._begin = await ends(self._site.settings.kafka, TOPIC)
 
     async def check(self, who: str, count: int) -> None:
         """Read the topic: nothing is missing, and of each key nothing comes before what was written before it."""
-        found = await asyncio.to_thread(self._read, await self._ends())
-        first: dict[str, list[int]] = {}
-        for key, sequence in found:
-            seen = first.setdefault(key, [])
-            if sequence > len(seen):
-                # A gap or an inversion shows as a sequence that is not the next one.
-                agree(f"{who}: the next fact of {key}", sequence, len(seen) + 1)
-                seen.append(sequence)
-        agree(f"{who}: facts on the topic", sum(map(len, first.values())), count)
+        in_order(
+            who, await asyncio.to_thread(self._read, await ends(self._site.settings.kafka, TOPIC)), count
+        )
 
-    def _read(self, ends: Mapping[int, int]) -> list[tuple[str, int]]:
+    def _read(self, end: Mapping[int, int]) -> list[tuple[str, int]]:
         consumer = Consumer(
             {
                 "bootstrap.servers": self._site.settings.kafka,
@@ -130,7 +127,7 @@ class Outbox:
             [TopicPartition(TOPIC, partition, offset) for partition, offset in self._begin.items()]
         )
         found: list[tuple[str, int]] = []
-        expected = sum(ends.values()) - sum(self._begin.values())
+        expected = sum(end.values()) - sum(self._begin.values())
         deadline = time.monotonic() + 120
         while len(found) < expected and time.monotonic() < deadline:
             for message in consumer.consume(5_000, timeout=1):
