@@ -92,6 +92,15 @@ async def open_database(settings: Settings, schema: str, *, size: int = 4, at_on
         max_size=size,
         command_timeout=60,
         max_inactive_connection_lifetime=300,
+        reset=_as_it_is,
         server_settings={"search_path": schema, "application_name": f"triplane:{schema}", "timezone": "UTC"},
     )
     return Database(pool, schema)
+
+
+async def _as_it_is(connection: Connection) -> None:
+    """Give a connection back without the driver's reset, a round trip a transaction: no session keeps anything here.
+
+    Settings are local to a transaction, whoever listens stops listening, and nobody takes advisory locks.
+    """
+    del connection

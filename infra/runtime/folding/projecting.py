@@ -96,8 +96,10 @@ class Projecting:
             missing = sorted(cells, key=_sortable)
             while missing:
                 await self._read(model, cells, await model.lock(tx, missing))
-                # A row deleted while we waited for it is gone: make the skeleton again.
+                # Most are there already. What is not is made, and locked in the next round.
                 missing = [key for key in missing if not cells[key].stored]
+                if missing:
+                    await model.make(tx, missing)
 
     async def _read(self, model: ReadModel, cells: dict[RowKey, Cell], stored: Sequence[Any]) -> None:
         for key, row in await load_rows(self._codec, model, stored):

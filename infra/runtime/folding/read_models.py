@@ -92,18 +92,22 @@ class ReadModel:
         )
 
     async def lock(self, tx: Connection, keys: Sequence[tuple[Any, ...]]) -> list[Stored]:
-        """Lock rows by primary key, made as skeletons where absent, and read them."""
+        """Lock rows by primary key and read them; those that are absent are left out."""
         names = ", ".join(f'"{name}"' for name in self.primary_key)
         arrays = ", ".join(f"${index}::{sql}[]" for index, sql in enumerate(self._key_types, 1))
-        columns = [list(column) for column in zip(*keys, strict=True)]
-        await tx.execute(
-            f'INSERT INTO "{self.table}" ({names}) SELECT * FROM unnest({arrays}) ON CONFLICT DO NOTHING',
-            *columns,
-        )
         return await tx.fetch(
             f"""SELECT t.* FROM "{self.table}" t JOIN unnest({arrays}) AS w ({names}) USING ({names})
                 ORDER BY {", ".join(f't."{name}"::text COLLATE "C"' for name in self.primary_key)} FOR UPDATE OF t""",
-            *columns,
+            *[list(column) for column in zip(*keys, strict=True)],
+        )
+
+    async def make(self, tx: Connection, keys: Sequence[tuple[Any, ...]]) -> None:
+        """Make skeletons of absent rows, so that there is something to lock."""
+        names = ", ".join(f'"{name}"' for name in self.primary_key)
+        arrays = ", ".join(f"${index}::{sql}[]" for index, sql in enumerate(self._key_types, 1))
+        await tx.execute(
+            f'INSERT INTO "{self.table}" ({names}) SELECT * FROM unnest({arrays}) ON CONFLICT DO NOTHING',
+            *[list(column) for column in zip(*keys, strict=True)],
         )
 
     async def insert(self, tx: Connection, rows: Sequence[tuple[Any, ...]]) -> None:

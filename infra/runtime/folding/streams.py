@@ -1,15 +1,15 @@
 """The aggregates of one context under their locks: read set-wise, folded in memory, written set-wise.
 
-Locks are taken claims first, then aggregates, each sorted; an absent row is made a skeleton first, because locking
-nothing locks nobody out. The events' versions are taken under the aggregate's lock, so they are its sequence.
+Locks are taken claims first, then aggregates, each sorted; an absent row is made a skeleton before it is locked, because
+locking nothing locks nobody out. The events' versions are taken under the aggregate's lock, so they are its sequence.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from asyncpg import IntegrityConstraintViolationError
@@ -23,6 +23,7 @@ from infra.runtime.messages.codec import Codec, Incoming, shape_of
 from infra.runtime.messages.envelope import Envelope
 from infra.runtime.messages.ids import derived_id, source_of
 from infra.runtime.publishing import outbox
+from infra.runtime.publishing.outbox import Outgoing
 
 StreamKey = tuple[str, str, str]
 """Aggregate kind, tenant, key."""
@@ -67,16 +68,14 @@ class Stream:
     state: Aggregate
 
 
-@dataclass(slots=True)
-class Fact:
-    """One event about to be appended to its stream."""
+class Output(NamedTuple):
+    """One message about to be published; a fact has a stream, to which it is appended as its envelope's sequence."""
 
-    stream: StreamKey
-    version: int
     contract: Contract
     message: Message
     envelope: Envelope
     id: UUID
+    stream: StreamKey | None
 
 
 @dataclass(slots=True)
@@ -85,9 +84,7 @@ class Attempt:
 
     streams: dict[StreamKey, Stream] = field(default_factory=dict)
     claims: dict[Digest, tuple[str, str, str, str | None]] = field(default_factory=dict)
-    facts: list[Fact] = field(default_factory=list)
-    published: list[tuple[Contract, Message, Envelope, UUID]] = field(default_factory=list)
-    outputs: int = 0
+    outputs: list[Output] = field(default_factory=list)
 
 
 class Streams:
@@ -102,8 +99,7 @@ class Streams:
         self._claims: dict[Digest, str | None] = {}
         self._loaded_claims: set[Digest] = set()
         self._changed_claims: dict[Digest, tuple[str, str, str, str | None]] = {}
-        self._facts: list[Fact] = []
-        self._published: list[tuple[Contract, Message, Envelope, UUID]] = []
+        self._outputs: list[Output] = []
 
     # -- load -------------------------------------------------------------------------------------------------------
 
@@ -142,12 +138,6 @@ class Streams:
             wanted = sorted((tenant, key) for of, tenant, key in missing if of == kind)
             while wanted:
                 columns = [list(column) for column in zip(*wanted, strict=True)]
-                await tx.execute(
-                    """INSERT INTO aggregates (kind, tenant, key)
-                       SELECT $1, * FROM unnest($2::text[], $3::text[]) ON CONFLICT DO NOTHING""",
-                    kind,
-                    *columns,
-                )
                 rows = await tx.fetch(
                     """SELECT a.kind, a.tenant, a.key, a.version, a.shape, a.state FROM aggregates a
                        JOIN unnest($2::text[], $3::text[]) AS wanted (tenant, key) USING (tenant, key)
@@ -156,8 +146,15 @@ class Streams:
                     *columns,
                 )
                 await self._read(tx, rows)
-                # A skeleton taken away while we waited for it is gone: make it again.
+                # Most are there already. What is not is made, and locked in the next round.
                 wanted = [(tenant, key) for tenant, key in wanted if (kind, tenant, key) not in self._streams]
+                if wanted:
+                    await tx.execute(
+                        """INSERT INTO aggregates (kind, tenant, key)
+                           SELECT $1, * FROM unnest($2::text[], $3::text[]) ON CONFLICT DO NOTHING""",
+                        kind,
+                        *(list(column) for column in zip(*wanted, strict=True)),
+                    )
 
     async def _read(self, tx: Connection, rows: Iterable[Any]) -> None:
         by_kind: dict[str, list[Any]] = {}
@@ -225,8 +222,9 @@ class Streams:
         """Publish a message: a fact is appended to its stream and evolves its aggregate, a command is sent."""
         contract = self._codec.catalog.of(type(message))
         envelope = cause.envelope
-        message_id = derived_id(consumer, envelope.tenant, envelope.source, envelope.id, str(attempt.outputs))
-        attempt.outputs += 1
+        message_id = derived_id(
+            consumer, envelope.tenant, envelope.source, envelope.id, str(len(attempt.outputs))
+        )
         sequence = None
         stream_key: StreamKey | None = None
         if isinstance(message, Event):
@@ -235,32 +233,32 @@ class Streams:
             known = attempt.streams.get(stream_key) or self._streams.get(stream_key)
             stream = known or Stream(FRESH, 0, initial(model, stream_key[2]))
             state = self._evolved(stream.state, contract, message)
-            self._reclaim(attempt, model, stream_key, stream.state, state)
+            if model.claims:
+                self._reclaim(attempt, model, stream_key, stream.state, state)
             sequence = stream.version + 1
             attempt.streams[stream_key] = Stream(stream.stored, sequence, state)
         out = Envelope(
-            id=str(message_id),
-            type=contract.name,
-            source=source_of(self._wiring.name),
-            tenant=envelope.tenant,
-            version=contract.current,
-            time=now,
-            correlation=envelope.correlation,
-            causation=envelope.id,
-            sequence=sequence,
-            traceparent=envelope.traceparent,
+            str(message_id),
+            contract.name,
+            source_of(self._wiring.name),
+            envelope.tenant,
+            contract.current,
+            now,
+            envelope.correlation,
+            envelope.id,
+            sequence,
+            None,
+            envelope.traceparent,
         )
-        if stream_key is not None and sequence is not None:
-            attempt.facts.append(Fact(stream_key, sequence, contract, message, out, message_id))
-        attempt.published.append((contract, message, out, message_id))
+        attempt.outputs.append(Output(contract, message, out, message_id, stream_key))
 
     def merge(self, attempt: Attempt) -> None:
         """Keep what a successful attempt changed."""
-        self._streams |= attempt.streams
-        self._claims |= {digest: claim[3] for digest, claim in attempt.claims.items()}
-        self._changed_claims |= attempt.claims
-        self._facts += attempt.facts
-        self._published += attempt.published
+        self._streams.update(attempt.streams)
+        self._outputs += attempt.outputs
+        if attempt.claims:
+            self._claims |= {digest: claim[3] for digest, claim in attempt.claims.items()}
+            self._changed_claims |= attempt.claims
 
     def _evolved(self, state: Aggregate, contract: Contract, message: Message) -> Aggregate:
         evolver = self._wiring.evolvers.get(contract.name)
@@ -296,19 +294,16 @@ class Streams:
         }
         await self._warm(changed)
         await self._save_streams(tx, changed)
-        outgoing = [
-            outbox.prepared(self._codec, message, message_id, envelope)
-            for _, message, envelope, message_id in self._published
-        ]
-        await self._save_facts(tx, {message.id: message.value for message in outgoing})
+        outgoing = [outbox.prepared(self._codec, it.message, it.id, it.envelope) for it in self._outputs]
+        await self._save_facts(tx, outgoing)
         await self._save_claims(tx)
         await outbox.write(tx, outgoing)
 
     async def _warm(self, changed: dict[StreamKey, Stream]) -> None:
         subjects = {
             subject
-            for contract, message, envelope, _ in self._published
-            if (subject := self._codec.subject_of(contract, envelope.tenant, message)) is not None
+            for it in self._outputs
+            if (subject := self._codec.subject_of(it.contract, it.envelope.tenant, it.message)) is not None
         }
         subjects |= {
             subject
@@ -346,31 +341,28 @@ class Streams:
                     "a decision opened a stream that exists already; ask for it in the handler's signature"
                 )
 
-    async def _save_facts(self, tx: Connection, bodies: dict[UUID, bytes]) -> None:
-        facts = self._facts
+    async def _save_facts(self, tx: Connection, outgoing: Sequence[Outgoing]) -> None:
+        facts = [
+            (
+                it.id,
+                *it.stream,
+                it.envelope.sequence,
+                it.contract.name,
+                it.contract.current,
+                sent.value.decode(),
+                it.envelope.source,
+                it.envelope.correlation,
+                it.envelope.causation,
+                it.envelope.traceparent,
+                it.envelope.time,
+            )
+            for it, sent in zip(self._outputs, outgoing, strict=True)
+            if it.stream is not None
+        ]
         if not facts:
             return
         try:
-            await tx.copy_records_to_table(
-                "events",
-                records=[
-                    (
-                        fact.id,
-                        *fact.stream,
-                        fact.version,
-                        fact.contract.name,
-                        fact.contract.current,
-                        bodies[fact.id].decode(),
-                        fact.envelope.source,
-                        fact.envelope.correlation,
-                        fact.envelope.causation,
-                        fact.envelope.traceparent,
-                        fact.envelope.time,
-                    )
-                    for fact in facts
-                ],
-                columns=_EVENT,
-            )
+            await tx.copy_records_to_table("events", records=facts, columns=_EVENT)
         except IntegrityConstraintViolationError as taken:
             raise Undeclared(f"an event exists already under its id or version: {taken.detail}") from taken
 
