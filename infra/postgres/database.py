@@ -98,7 +98,7 @@ async def open_database(settings: Settings, schema: str, *, size: int = 4, at_on
     return Database(pool, schema)
 
 
-async def _as_it_is(connection: Connection) -> None:
+async def _as_it_is(connection: asyncpg.Connection[asyncpg.Record]) -> None:
     """Give a connection back without the driver's reset, a round trip a transaction: no session keeps anything here.
 
     Settings are local to a transaction, whoever listens stops listening, and nobody takes advisory locks.
