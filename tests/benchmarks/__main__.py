@@ -26,7 +26,7 @@ import structlog
 from infra.cli.errors import Code
 from infra.embedded import EmbeddedError
 from infra.embedded.alone import alone
-from infra.embedded.lock import holder
+from infra.embedded.lock import HomeTaken, holder, locked
 from infra.embedded.process import ROOT, surroundings
 from infra.errors import TriplaneError
 from infra.settings import Settings, SettingsError, home_path
@@ -89,9 +89,13 @@ def _say(line: str) -> None:
 
 @contextmanager
 def servers(place: Path, software: Path) -> Generator[Settings]:
-    """Use the servers that run in `place`, or start new ones; whatever else the environment names is left alone."""
+    """Use the servers that run in `place`, or start new ones; whatever else the environment names is left alone.
+
+    `HomeTaken` where somebody measures there already.
+    """
     environment = {name: text for name, text in surroundings().items() if name not in ELSEWHERE}
     with ExitStack() as stack:
+        stack.enter_context(locked(place / "measuring"))
         if holder(place) is None:
             stack.enter_context(alone(place, software, _say, environment))
         with patch.dict(os.environ, environment, clear=True):
@@ -120,6 +124,11 @@ def main() -> int:
     except (WrongAnswer, TriplaneError, EmbeddedError, SettingsError) as wrong:
         print(f"triplane: {wrong}", file=sys.stderr)
         return Code.FAILED
+    except HomeTaken as taken:
+        print(
+            f"triplane: {taken}: it measures already; two at once would disturb each other", file=sys.stderr
+        )
+        return Code.REFUSED
     except KeyboardInterrupt:
         return Code.INTERRUPTED
     if given.json is not None:
