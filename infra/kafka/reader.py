@@ -23,6 +23,11 @@ REBALANCE_MS: Final = 60_000
 PATIENCE_S: Final = 5.0
 
 
+def as_record(raw: Any) -> Record:
+    """Give what the client has read as everybody else knows it."""
+    return Record(raw.topic, raw.partition, raw.offset, raw.timestamp, raw.key, raw.value, raw.headers)
+
+
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
     def __init__(self, rebalanced: Callable[[], Awaitable[None]]) -> None:
         self._rebalanced = rebalanced
@@ -90,10 +95,7 @@ class Reader:
             return {}
         self.failing = None
         return {
-            (place.topic, place.partition): [
-                Record(raw.topic, raw.partition, raw.offset, raw.timestamp, raw.key, raw.value, raw.headers)
-                for raw in records
-            ]
+            (place.topic, place.partition): [as_record(raw) for raw in records]
             for place, records in found.items()
         }
 

@@ -26,6 +26,7 @@ from infra.runtime.consuming.overlays import Spot
 from infra.runtime.consuming.parking import Parked
 from infra.runtime.consuming.tenancy import Tenancy
 from infra.runtime.messages.codec import BREATHE_EVERY, Codec, Incoming, Rejected, explain
+from infra.runtime.messages.delivery import Delivery
 
 log = structlog.get_logger(__name__)
 
@@ -69,6 +70,10 @@ class Counts:
     skipped: int = 0
     refused: Rejected | None = None
     """Why a redriven message was not taken."""
+    folded: Sequence[Incoming] = ()
+    """The messages of the last fold that were applied."""
+    put_aside: Sequence[Parked] = ()
+    """Those that were parked."""
 
 
 class Outrun(TriplaneError):
@@ -92,8 +97,9 @@ class Batcher:
         database: Database,
         codec: Codec,
         tenancy: Tenancy,
-        folding: Callable[[], Folding],
+        folding: Callable[[Delivery], Folding],
         overlaid: frozenset[Spot] = frozenset(),
+        delivery: Delivery | None = None,
     ) -> None:
         """Write to `database` (the schema of the consumer) what `folding` makes of the messages; `overlaid` is passed over."""
         self.wiring = wiring
@@ -103,6 +109,20 @@ class Batcher:
         self.tenancy = tenancy
         self._folding = folding
         self._overlaid = overlaid
+        self.delivery = delivery or Delivery(wiring.name)
+
+    def under(self, delivery: Delivery, overlaid: frozenset[Spot] | None = None) -> Batcher:
+        """Give the batcher of the same consumer for messages that come to it in another way."""
+        return Batcher(
+            self.wiring,
+            self.generation,
+            self.database,
+            self.codec,
+            self.tenancy,
+            self._folding,
+            self._overlaid if overlaid is None else overlaid,
+            delivery,
+        )
 
     @property
     def scope(self) -> parking.Scope:
@@ -135,7 +155,7 @@ class Batcher:
                     pending += [part[middle:], part[:middle]]
                     continue
                 log.warning("parked by the database", consumer=self.wiring.name, error=str(refused))
-                opened = [self._refused(it, refused) for it in opened]
+                opened = [self.unwritable(it, refused) for it in opened]
                 lost |= await self._commit(positions, part, opened, counts)
         return counts, lost
 
@@ -143,7 +163,7 @@ class Batcher:
         """Read records, and admit what comes from outside only for an active tenant."""
         if self._overlaid:
             records = [it for it in records if (it.topic, it.partition, it.offset) not in self._overlaid]
-        opened = await self.codec.open_all(self.wiring.name, self.generation, self.wiring.listens, records)
+        opened = await self.codec.open_all(self.delivery.scope, self.generation, self.wiring.listens, records)
         admitted: list[Incoming | Rejected] = []
         for it in opened:
             if isinstance(it, Incoming) and it.record.inbound:
@@ -222,7 +242,7 @@ class Batcher:
         parked again: the counts say why it was refused.
         """
         counts = Counts()
-        folding = self._folding()
+        folding = self._folding(self.delivery)
         incoming = [it for it in opened if isinstance(it, Incoming)]
         known = await self._known(tx, incoming)
         keys = {id(it): self._keys_of(folding, it) for it in opened}
@@ -272,13 +292,14 @@ class Batcher:
         await folding.save(tx)
         await self._mark(tx, applied)
         if not redrive:
-            await parking.park(tx, self.scope, self.codec.vault, to_park)
+            await parking.park(tx, self.scope, self.codec.vault, to_park, self.delivery.anew)
         counts.applied, counts.parked = len(applied), len(to_park)
+        counts.folded, counts.put_aside = applied, to_park
         return counts
 
     def watched(self, incoming: Incoming) -> tuple[str, ...]:
         """Name everything behind which a message must wait."""
-        return parking.watched(incoming, self._keys_of(self._folding(), incoming))
+        return parking.watched(incoming, self._keys_of(self._folding(self.delivery), incoming))
 
     @staticmethod
     def _keys_of(folding: Folding, opened: Incoming | Rejected) -> tuple[str, ...]:
@@ -286,14 +307,14 @@ class Batcher:
             return parking.keys_of_rejected(opened)
         return tuple(parking.bounded(key) for key in folding.keys(opened))
 
-    def _refused(self, opened: Incoming | Rejected, refused: BaseException) -> Rejected:
+    def unwritable(self, opened: Incoming | Rejected, refused: BaseException) -> Rejected:
         """Say that the database did not take what came of a message; its states wait, as for a fold that raised."""
         if isinstance(opened, Rejected):
             return opened
         reason, detail = "refused_by_database", f"{type(refused).__name__}: {refused}"
         if isinstance(refused, Unacceptable):
             reason, detail = refused.reason, refused.detail
-        keys = self._keys_of(self._folding(), opened)
+        keys = self._keys_of(self._folding(self.delivery), opened)
         return Rejected(opened.record, reason, detail, opened.envelope, keys)
 
     async def _known(self, tx: Connection, incoming: Sequence[Incoming]) -> dict[UUID, int]:

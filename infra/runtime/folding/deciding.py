@@ -17,6 +17,7 @@ from infra.runtime.catalog.signatures import META, NEW_ID, NOW, HeldBy, Of, Sign
 from infra.runtime.folding.injection import Ids, flattened, metadata_of
 from infra.runtime.folding.streams import Attempt, StreamKey, Streams
 from infra.runtime.messages.codec import Codec, Incoming, shape_of
+from infra.runtime.messages.delivery import Delivery
 
 LocalKey = tuple[type[Local], str, str]
 """View, tenant, key."""
@@ -25,10 +26,11 @@ LocalKey = tuple[type[Local], str, str]
 class Deciding:
     """One batch of a worker's consumer."""
 
-    def __init__(self, wiring: DeciderWiring, codec: Codec) -> None:
-        """Fold into the aggregates and local views of `wiring`'s context."""
+    def __init__(self, wiring: DeciderWiring, codec: Codec, delivery: Delivery) -> None:
+        """Fold into the aggregates and local views of `wiring`'s context; `delivery` is how the messages come."""
         self._wiring = wiring
         self._codec = codec
+        self._delivery = delivery
         self._streams = Streams(wiring, codec)
         self._views: dict[LocalKey, Local] = {}
         self._kept: set[LocalKey] = set()
@@ -56,6 +58,8 @@ class Deciding:
         keys = {key for incoming in batch for key in self._stream_keys(incoming)} | holders
         if keys:
             await self._streams.lock(tx, keys)
+        if self._delivery.repeated:
+            await self._streams.find_published(tx, self._delivery.scope, batch)
         kept = {key for incoming in batch for key in self._kept_keys(incoming)}
         await self._load_views(
             tx, kept, {key for incoming in batch for key in self._view_keys(incoming)} - kept
@@ -143,7 +147,7 @@ class Deciding:
         attempt = Attempt()
         kept: dict[LocalKey, Local] = {}
         now = incoming.record.at
-        ids = Ids(self._wiring.name, incoming.envelope)
+        ids = Ids(self._delivery.scope, incoming.envelope)
         for signature in self.signatures(incoming):
             arguments = self._arguments(signature, incoming, attempt, ids, now, kept)
             result = signature.function(**arguments)
@@ -152,7 +156,7 @@ class Deciding:
                 kept[key] = result
                 continue
             for message in flattened(result):
-                self._streams.emit(attempt, self._wiring.name, incoming, message, now)
+                self._streams.emit(attempt, self._delivery.scope, incoming, message, now)
         self._streams.merge(attempt)
         self._views |= kept
         self._kept |= kept.keys()

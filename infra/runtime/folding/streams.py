@@ -29,6 +29,8 @@ StreamKey = tuple[str, str, str]
 Digest = bytes
 
 FRESH: Final = -1
+MAX_OUTPUTS: Final = 32
+"""So many outputs of a replayed message are looked for. One beyond is refused by its id, and the message parked."""
 
 _NEW: Final = """(SELECT kind, tenant, key, version, shape, state::json AS state
     FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::text[])
@@ -89,6 +91,7 @@ class Streams:
         self._changed_claims: dict[Digest, tuple[str, str, str, str | None]] = {}
         self._facts: list[Fact] = []
         self._published: list[tuple[Contract, Message, Envelope, UUID]] = []
+        self._known: set[UUID] = set()
 
     # -- load -------------------------------------------------------------------------------------------------------
 
@@ -185,6 +188,12 @@ class Streams:
             await self._codec.vault.warm({subject}, create=False)
         return self._codec.decode(contract, envelope, body, trusted=True)
 
+    async def find_published(self, tx: Connection, scope: str, causes: Collection[Incoming]) -> None:
+        """Find what these messages have led to before: it is left out before it evolves anything."""
+        ids = [_output_id(scope, cause.envelope, number) for cause in causes for number in range(MAX_OUTPUTS)]
+        rows = await tx.fetch("SELECT id FROM events WHERE id = ANY($1::uuid[])", ids)
+        self._known |= {row["id"] for row in rows}
+
     # -- fold -------------------------------------------------------------------------------------------------------
 
     def state(self, attempt: Attempt, key: StreamKey) -> Aggregate:
@@ -200,12 +209,14 @@ class Streams:
             return attempt.claims[digest][3]
         return self._claims[digest]
 
-    def emit(self, attempt: Attempt, consumer: str, cause: Incoming, message: Message, now: datetime) -> None:
+    def emit(self, attempt: Attempt, scope: str, cause: Incoming, message: Message, now: datetime) -> None:
         """Publish a message: a fact is appended to its stream and evolves its aggregate, a command is sent."""
         contract = self._codec.catalog.of(type(message))
         envelope = cause.envelope
-        message_id = derived_id(consumer, envelope.tenant, envelope.source, envelope.id, str(attempt.outputs))
+        message_id = _output_id(scope, envelope, attempt.outputs)
         attempt.outputs += 1
+        if message_id in self._known:
+            return
         sequence = None
         stream_key: StreamKey | None = None
         if isinstance(message, Event):
@@ -376,6 +387,11 @@ def initial(model: StateModel, key: str) -> Aggregate:
     state = model.model.model_validate_strings({model.key: key})
     assert isinstance(state, Aggregate)
     return state
+
+
+def _output_id(scope: str, cause: Envelope, number: int) -> UUID:
+    """Derive the id of a message's output from its cause and its place among the outputs."""
+    return derived_id(scope, cause.tenant, cause.source, cause.id, str(number))
 
 
 def _values(claimed: object) -> Iterator[str]:

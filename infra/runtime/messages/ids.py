@@ -7,6 +7,8 @@ from uuid import UUID
 
 INTERNAL_SOURCE = "triplane/"
 """Sources that start so are the platform's own; upstream may not use them."""
+INBOX_DAYS = 35
+"""How long it is known what was applied."""
 
 
 def source_of(context: str) -> str:
