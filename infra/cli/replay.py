@@ -25,8 +25,10 @@ from infra.settings import Settings, home_path
 if TYPE_CHECKING:
     from infra.runtime.catalog import Wiring
     from infra.runtime.engine import Engine
-    from infra.runtime.operating.replay_job import Job, Only, Tally
+    from infra.runtime.operating.replay_copy import Copy
+    from infra.runtime.operating.replay_job import Job, Tally
     from infra.runtime.operating.replay_range import Bound, Range
+    from infra.runtime.operating.replay_steps import Only
 
 T = TypeVar("T")
 LARGEST_OFFSET = 2**63 - 1
@@ -73,6 +75,12 @@ def replay(
     ] = None,
     reason: Annotated[str, typer.Option(help="For the record: why.")] = "",
     resume: Annotated[str, typer.Option(metavar="ID", help="Go on with a replay that was interrupted.")] = "",
+    to_topic: Annotated[
+        str, typer.Option(metavar="TOPIC", help="Copy to this topic of a new environment, instead of --to.")
+    ] = "",
+    to_bootstrap: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="The brokers of --to-topic, if they are others.")
+    ] = "",
     *,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Do everything, roll it back, and tell.")
@@ -86,17 +94,29 @@ def replay(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Give one consumer the recorded messages of a range that it never applied. Nobody else's position moves."""
-    if resume:
-        if any((to, topic, start, end, partition is not None, key, kind, tenant, limit, again, dry_run)):
-            msg = "--resume goes on with what was asked for then: only --rate can be said with it"
-            raise CommandError(msg, Code.USAGE)
-        _run(_resume(_replay_id(resume), rate))
-        return
-    asked = _asked(to, topic, start, end, partition, key, kind, tenant, limit)
     reason = reason.strip()
     if len(reason) > LONGEST_REASON or not reason.isprintable():
         msg = f"--reason: at most {LONGEST_REASON} printable characters"
         raise CommandError(msg, Code.USAGE)
+    if resume:
+        if any(
+            (to, topic, start, end, partition is not None, key, kind, tenant, limit, again, dry_run, to_topic)
+        ):
+            msg = "--resume goes on with what was asked for then: only --rate can be said with it"
+            raise CommandError(msg, Code.USAGE)
+        _run(_resume(_replay_id(resume), rate))
+        return
+    asked = _asked(topic, start, end, partition, key, kind, tenant, limit)
+    if to_bootstrap and not to_topic:
+        msg = "--to-bootstrap says where --to-topic is"
+        raise CommandError(msg, Code.USAGE)
+    if to_topic:
+        if to or again or with_effects:
+            msg = "--to-topic copies: --to, --again and --with-effects are for a consumer"
+            raise CommandError(msg, Code.USAGE)
+        _run(_copy(asked, to_topic, to_bootstrap, rate, reason, dry_run=dry_run, yes=yes))
+        return
+    _check_consumer(to, asked)
     if dry_run:
         _run(_rehearse(to, asked, rate, again=again))
     else:
@@ -107,7 +127,6 @@ def replay(
 
 
 def _asked(
-    to: str,
     topic: str,
     start: str,
     end: str,
@@ -118,25 +137,16 @@ def _asked(
     limit: int | None,
 ) -> Asked:
     from infra.runtime.catalog import discover
-    from infra.runtime.operating.replay_job import Only
+    from infra.runtime.operating.replay_steps import Only
 
     catalog = discover()
-    if not to or not topic:
-        msg = "say to whom and of which topic: --to CONSUMER --topic TOPIC (triplane catalog lists them)"
+    if not topic:
+        msg = "say whose messages: --topic TOPIC (triplane catalog lists them)"
         raise CommandError(msg, Code.USAGE)
-    if to not in catalog.consumers:
-        raise unknown("consumer", to, catalog.consumers)
     if topic not in catalog.topics:
         raise unknown("topic", topic, catalog.topics)
-    wiring = catalog.consumers[to]
-    if topic not in wiring.topics:
-        msg = f"{to} does not listen to {topic}; it listens to {', '.join(wiring.topics)}"
-        raise CommandError(msg, Code.USAGE)
-    if kind is not None and kind not in wiring.listens:
-        if kind in catalog.contracts:
-            msg = f"{to} does not listen to {kind}; it listens to {', '.join(sorted(wiring.listens))}"
-            raise CommandError(msg, Code.USAGE)
-        raise unknown("message type", kind, wiring.listens)
+    if kind is not None and kind not in catalog.contracts:
+        raise unknown("message type", kind, catalog.contracts)
     if not start and not end:
         msg = "say a range: --from and --until take an offset, or a time such as 2026-05-04T12:00:00Z"
         raise CommandError(msg, Code.USAGE)
@@ -147,6 +157,22 @@ def _asked(
         msg = f"--from {start} is after --until {end}"
         raise CommandError(msg, Code.USAGE)
     return Asked(topic, first, last, partition, Only(key, kind, tenant), limit)
+
+
+def _check_consumer(to: str, asked: Asked) -> None:
+    from infra.runtime.catalog import discover
+
+    consumers = discover().consumers
+    if not to:
+        msg = "say to whom: --to CONSUMER (triplane catalog lists them)"
+        raise CommandError(msg, Code.USAGE)
+    if to not in consumers:
+        raise unknown("consumer", to, consumers)
+    wiring = consumers[to]
+    for said, known in ((asked.topic, wiring.topics), (asked.only.type, sorted(wiring.listens))):
+        if said is not None and said not in known:
+            msg = f"{to} does not listen to {said}; it listens to {', '.join(known)}"
+            raise CommandError(msg, Code.USAGE)
 
 
 def _bound(name: str, text: str) -> Bound:
@@ -176,12 +202,12 @@ def _replay_id(text: str) -> UUID:
         raise CommandError(msg, Code.USAGE) from None
 
 
-# -- dry run, run, resume ---------------------------------------------------------------------------------------------
+# -- dry run, run, resume -------------------------------------------------------------------------------------------
 
 
 async def _rehearse(to: str, asked: Asked, rate: int | None, *, again: bool) -> None:
     from infra.runtime.operating.replay_job import Order
-    from infra.runtime.operating.replaying import Replaying, Steps, batcher_for
+    from infra.runtime.operating.replaying import Replaying, batcher_for, steps_for
 
     async with _engine(to, rehearsal=True) as (engine, wiring):
         wanted, scope = await _range(engine, wiring, asked, again=again)
@@ -189,7 +215,7 @@ async def _rehearse(to: str, asked: Asked, rate: int | None, *, again: bool) -> 
         batcher = await batcher_for(engine, wiring, wanted.topic, anew=uuid4() if again else None)
         progress = Progress()
         began = time.monotonic()
-        rehearsal = Replaying(batcher, Steps(batcher, order, engine.settings.kafka))
+        rehearsal = Replaying(batcher, steps_for(batcher, order, engine.settings.kafka))
         tally = await rehearsal.rehearse(order, _teller(progress, wanted))
         progress.line()
         _tell_rehearsal(wiring, asked.topic, tally, time.monotonic() - began, rate)
@@ -263,17 +289,10 @@ async def _range(
 ) -> tuple[Range, tuple[str, int]]:
     """Find what is asked for, tell it, and refuse what must not be replayed."""
     from infra.runtime.catalog import ProjectionWiring
-    from infra.runtime.operating.replay_range import check_kept, check_size, reached, resolved
+    from infra.runtime.operating.replay_range import check_kept, reached
 
-    if asked.only.tenant is not None:
-        rows = await engine.databases["tenancy"].fetch("SELECT tenant FROM tenants")
-        tenants = {row["tenant"] for row in rows}
-        if asked.only.tenant not in tenants:
-            raise unknown("tenant", asked.only.tenant, tenants)
     batcher = await engine.batcher(wiring)
-    wanted = await reached(
-        batcher, await resolved(engine.admin, asked.topic, asked.start, asked.end, asked.partition)
-    )
+    wanted = await reached(batcher, await _resolved(engine, asked))
     if not again:
         remedy = (
             f"triplane rebuild {wiring.projection.name}"
@@ -281,17 +300,99 @@ async def _range(
             else "apply everything anew: --again --reason TEXT"
         )
         await check_kept(engine.admin, wanted, remedy)
-    check_size(wanted, asked.limit)
+    _tell_range(wanted, wiring.name, asked.limit)
+    return wanted, batcher.scope
+
+
+async def _resolved(engine: Engine, asked: Asked) -> Range:
+    from infra.runtime.operating.replay_range import resolved
+
+    if asked.only.tenant is not None:
+        rows = await engine.databases["tenancy"].fetch("SELECT tenant FROM tenants")
+        tenants = {row["tenant"] for row in rows}
+        if asked.only.tenant not in tenants:
+            raise unknown("tenant", asked.only.tenant, tenants)
+    return await resolved(engine.admin, asked.topic, asked.start, asked.end, asked.partition)
+
+
+# -- copy to a topic ------------------------------------------------------------------------------------------------
+
+
+async def _copy(
+    asked: Asked, name: str, bootstrap: str, rate: int | None, reason: str, *, dry_run: bool, yes: bool
+) -> None:
+    from infra.kafka.admin import Admin
+    from infra.kafka.copier import Copier
+    from infra.runtime.operating.replay_acts import Run
+    from infra.runtime.operating.replay_copy import Copy, copied, target
+
+    async with _opened([]) as engine:
+        bootstrap = bootstrap or engine.settings.kafka
+        there = await target(engine.admin, Admin(bootstrap), engine.catalog, name)
+        if there is None:
+            msg = f"{name!r} is no topic of {bootstrap}: make it first, with as many partitions as you like"
+            raise CommandError(msg, Code.USAGE)
+        wanted = await _resolved(engine, asked)
+        _tell_range(wanted, f"topic {name}", asked.limit)
+        if not wanted.records or dry_run:
+            typer.echo("nothing was copied" if dry_run else "nothing to do: the range is empty")
+            return
+        _confirm(f"copy {wanted.records:,} records of {asked.topic} to {name} at {bootstrap}", yes=yes)
+        run = Run(
+            replay_id=uuid4(),
+            to=f"topic {name}",
+            range=wanted,
+            only=asked.only,
+            limit=asked.limit,
+            again=False,
+            who=getpass.getuser(),
+            why=reason,
+        )
+        await run.started(engine)
+        progress = Progress()
+        stop = asyncio.Event()
+        copy = Copy.of(wanted)
+
+        def told() -> None:
+            progress("copy", f"{copy.copied + copy.skipped}/{wanted.records} records")
+
+        copier = Copier(bootstrap, there)
+        try:
+            with _interruptible(stop):
+                await copied(
+                    engine.settings.kafka, wanted, copier, asked.only, asked.limit, rate, copy, stop, told
+                )
+        finally:
+            progress.line()
+            await run.ended(
+                engine, done=copy.done, applied=copy.copied, duplicates=0, parked=0, skipped=copy.skipped
+            )
+            typer.echo(f"{copy.copied:,} copied, {copy.skipped:,} skipped")
+            _tell_how_far(wanted, copy)
+        if not copy.done:
+            raise CommandError("interrupted: go on from there, partition by partition", Code.INTERRUPTED)
+
+
+def _tell_how_far(wanted: Range, copy: Copy) -> None:
+    """A copy cannot be resumed: nothing there tells what it has."""
+    for number, (_, until) in wanted.offsets.items():
+        if not copy.done and copy.next[number] < until:
+            typer.echo(f"  partition {number}: copied before offset {copy.next[number]}, of {until}")
+
+
+# -- what is told ---------------------------------------------------------------------------------------------------
+
+
+def _tell_range(wanted: Range, to: str, limit: int | None) -> None:
+    from infra.runtime.operating.replay_range import check_size
+
+    check_size(wanted, limit)
     filled = {number: it for number, it in wanted.offsets.items() if it[0] < it[1]}
-    typer.echo(f"{asked.topic} to {wiring.name}: {wanted.records:,} records in {len(filled)} partitions")
+    typer.echo(f"{wanted.topic.name} to {to}: {wanted.records:,} records in {len(filled)} partitions")
     for number, (first, until) in filled.items():
         typer.echo(f"  partition {number}: offsets {first} to {until - 1}")
     for note in wanted.notes:
         typer.echo(f"  {note}")
-    return wanted, batcher.scope
-
-
-# -- what is told -----------------------------------------------------------------------------------------------------
 
 
 def _teller(progress: Progress, wanted: Range) -> Any:
@@ -364,7 +465,7 @@ def _confirm(what: str, *, yes: bool) -> None:
         raise SystemExit(Code.REFUSED)
 
 
-# -- around it --------------------------------------------------------------------------------------------------------
+# -- around it ------------------------------------------------------------------------------------------------------
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:

@@ -73,14 +73,14 @@ async def open_engine(
 ) -> AsyncGenerator[Engine]:
     """Open `schemas`, each under its own role with at most `size` connections, with the vault and the tenants.
 
-    In a `rehearsal` whatever is folded is rolled back, so the keys of new subjects are not kept either.
+    In a `rehearsal` whatever is folded is rolled back, so keys of new subjects and new tenants are not kept either.
     """
     wanted = sorted({*schemas, "vault", "tenancy"})
     opened = await asyncio.gather(*(open_database(settings, schema, size=size) for schema in wanted))
     databases = {database.schema: database for database in opened}
     try:
         vault = Vault(databases["vault"], settings.master_key, keep=not rehearsal)
-        tenancy = Tenancy(databases["tenancy"], development=settings.development)
+        tenancy = Tenancy(databases["tenancy"], development=settings.development, keep=not rehearsal)
         yield Engine(settings, catalog, databases, Codec(catalog, vault), tenancy, Admin(settings.kafka))
     finally:
         await asyncio.gather(*(database.close() for database in databases.values()), return_exceptions=True)

@@ -3,24 +3,46 @@
 from __future__ import annotations
 
 import asyncio
+import getpass
+import json
+import time
 from collections import Counter
 from collections.abc import AsyncGenerator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
+from confluent_kafka import Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
 from events import Message
 from infra.kafka.admin import Topic
+from infra.kafka.copier import Copier
 from infra.kafka.range import RangeReader
 from infra.kafka.record import Place, Record
 from infra.kafka.writer import Sendable, Writer
 from infra.runtime.consuming.batch import Counts, Position
-from infra.runtime.operating.replay_job import Job, Only, Order, Tally, begun
-from infra.runtime.operating.replay_range import Bound, Range, reached, resolved
-from infra.runtime.operating.replaying import Replaying, Steps, batcher_for, replay
-from tests.shop.bench import Bench
-from tests.shop.events import Paid
+from infra.runtime.engine import open_engine
+from infra.runtime.operating import parked as repair
+from infra.runtime.operating import replay_job, replay_range, replay_steps, replaying
+from infra.runtime.operating.replay_copy import Copy, copied, target
+from infra.runtime.operating.replay_job import Job, Order, TakenOver, Tally, begun, resumed
+from infra.runtime.operating.replay_range import (
+    Bound,
+    Range,
+    ReplayRefused,
+    check_kept,
+    check_size,
+    reached,
+    resolved,
+)
+from infra.runtime.operating.replay_steps import Only
+from infra.runtime.operating.replaying import Replaying, batcher_for, check_allowed, replay, steps_for
+from tests.shop.bench import SCHEMAS, Bench, shop
+from tests.shop.events import Filled, Join, Paid, Put, Recalled, Sent, Ship
+from tests.shop.handlers import BROKEN
 
 SHOP, COLOURS, SAGA, SHIP = "shop", "projections.colours", "sagas.delivery", "shop.ship"
 COMMANDS, EVENTS = "shop.commands", "shop.events"
@@ -133,10 +155,11 @@ class Log:
         return Order(scope, await self.range(consumer, topic), only, limit, again, "test")
 
     async def rehearse(self, consumer: str, order: Order) -> Tally:
-        wiring = self.bench.engine.catalog.consumers[consumer]
         anew = uuid4() if order.again else None
-        batcher = await batcher_for(self.bench.engine, wiring, order.range.topic, anew=anew)
-        return await Replaying(batcher, Steps(batcher, order, self.kafka)).rehearse(order, quiet)
+        async with open_engine(self.bench.engine.settings, shop(), SCHEMAS, size=2, rehearsal=True) as engine:
+            wiring = engine.catalog.consumers[consumer]
+            batcher = await batcher_for(engine, wiring, order.range.topic, anew=anew)
+            return await Replaying(batcher, steps_for(batcher, order, self.kafka)).rehearse(order, quiet)
 
     async def begun(self, consumer: str, order: Order) -> Job:
         return await begun((await self.bench.batcher(consumer)).database, order)
@@ -215,3 +238,384 @@ async def test_it_delivers_what_was_never_applied_and_moves_nobodys_position(ben
     twice = await log.state()
     changed = {name for name in once if once[name] != twice[name]}
     assert changed == {"operations.acts", "operations.outbox"}
+
+
+async def mixed(log: Log) -> list[UUID]:
+    """Send what can be applied, what cannot, what waits behind it, duplicates, strange types and unreadable bytes."""
+    bench = log.bench
+    baskets = [uuid4() for _ in range(40)]
+    records = [await bench.of(Filled(basket_id=it, amount=1, total=1, colour=it.hex[:2])) for it in baskets]
+    records += [await bench.of(Paid(basket_id=it)) for it in baskets]
+    records += [await bench.of(Filled(basket_id=it, amount=1, total=2, colour="grey")) for it in baskets[:3]]
+    records += [await bench.of(Filled(basket_id=it, amount=1, total=3, colour="red")) for it in baskets[:6]]
+    records += [bench.again(it) for it in records[::7]]
+    odd = await bench.of(Filled(basket_id=baskets[7], amount=1, total=9, colour="red"))
+    records += [
+        replace(odd, value=b"{"),
+        await bench.of(Filled(basket_id=baskets[7], amount=1, total=9, colour="red")),
+    ]
+    await log.send(*records)
+    return baskets
+
+
+@pytest.mark.parametrize("window_s", [60.0, 0.0], ids=["in one transaction", "rolled back at every step"])
+@pytest.mark.parametrize("size", [1_000, 7], ids=["one step", "many steps"])
+async def test_a_dry_run_counts_what_the_run_will_and_changes_nothing(
+    log: Log, monkeypatch: pytest.MonkeyPatch, window_s: float, size: int
+) -> None:
+    monkeypatch.setattr(replaying, "WINDOW_S", window_s)
+    monkeypatch.setattr(replay_steps, "BATCH", size)
+    await mixed(log)
+    await log.register(COLOURS)
+    await log.replay(COLOURS, EVENTS, limit=25)
+    before = await log.state(without=())
+    order = await log.order(COLOURS, EVENTS)
+    rehearsed = await log.rehearse(COLOURS, order)
+    assert await log.state(without=()) == before
+
+    run = await log.replay(COLOURS, EVENTS)
+    assert rehearsed == run
+    applied, duplicates, parked, skipped = counts(run)
+    assert applied > 10
+    assert duplicates >= 15
+    assert parked >= 5
+    assert skipped == 46
+    assert len(await log.bench.rows("parked", "projections")) == parked
+
+
+async def test_a_dry_run_keeps_no_key_of_a_new_person(log: Log) -> None:
+    await log.sent(Join(member_id=uuid4(), email="a@example.org"), topic="shop.inbound")
+    await log.register(SHOP)
+    before = await log.state(without=())
+    tally = await log.rehearse(SHOP, await log.order(SHOP, "shop.inbound"))
+    assert counts(tally) == (1, 0, 0, 0)
+    assert await log.state(without=()) == before
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["what was never applied", "anew"])
+async def test_an_interrupted_replay_goes_on_without_gap_or_repeat(
+    bench: Bench, log: Log, monkeypatch: pytest.MonkeyPatch, *, again: bool
+) -> None:
+    monkeypatch.setattr(replay_steps, "BATCH", 4)
+    baskets = [uuid4() for _ in range(20)]
+    await log.sent(*[Put(basket_id=it, amount=3) for it in baskets])
+    if again:
+        assert (await log.live(SHOP)).applied == 20
+    await log.register(SHOP)
+    job = await log.begun(SHOP, await log.order(SHOP, COMMANDS, again=again))
+    await log.go_on(job, steps=2)
+    while not job.at_end:
+        job = await resumed(bench.engine.databases["shop"], job.id)
+        await log.go_on(job, steps=1)
+    assert counts(job.tally) == (20, 0, 0, 0)
+    facts = [(1, "Filled"), (2, "Filled")] if again else [(1, "Filled")]
+    assert [await bench.facts(it) for it in baskets] == [facts] * 20
+    (row,) = await bench.rows("replays")
+    assert (row["standing"], row["next_offsets"]) == ("done", row["until_offsets"])
+
+
+async def test_each_run_is_an_act_with_who_and_why(bench: Bench, log: Log) -> None:
+    await log.sent(Paid(basket_id=uuid4()))
+    await log.register(SAGA)
+    await log.replay(SAGA, EVENTS)
+    rows = await bench.engine.databases["operations"].fetch("SELECT * FROM acts ORDER BY at")
+    assert [(row["type"], row["who"], row["why"]) for row in rows] == [
+        ("operations.ReplayStarted", "tester", "test"),
+        ("operations.ReplayEnded", "tester", "test"),
+    ]
+    ended = json.loads(rows[1]["body"])
+    assert (ended["to"], ended["done"], ended["applied"]) == (SAGA, True, 1)
+
+
+async def test_the_second_operator_is_refused_by_the_name_of_the_first(log: Log) -> None:
+    await log.sent(Paid(basket_id=uuid4()))
+    await log.register(SAGA)
+    order = await log.order(SAGA, EVENTS)
+    first = await log.begun(SAGA, order)
+    for another in (log.begun(SAGA, order), resumed(first.database, first.id)):
+        with pytest.raises(
+            ReplayRefused, match=f"{getpass.getuser()} on .* is replaying to it already"
+        ) as refused:
+            await another
+        assert str(first.id) in str(refused.value)
+    # Another consumer is nobody's business.
+    await log.register(COLOURS)
+    await log.replay(COLOURS, EVENTS)
+
+
+async def test_a_dead_holder_is_followed_and_cannot_commit_when_it_wakes(
+    bench: Bench, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replay_job, "LEASE_S", 0.0)
+    await log.sent(*[Paid(basket_id=uuid4()) for _ in range(3)])
+    await log.register(SAGA)
+    dead = await log.begun(SAGA, await log.order(SAGA, EVENTS))
+    monkeypatch.undo()
+    job = await resumed(dead.database, dead.id)
+    with pytest.raises(TakenOver):
+        await log.go_on(dead)
+    assert await bench.rows("instances", "sagas") == []
+    assert counts(await log.go_on(job)) == (3, 0, 0, 0)
+
+
+async def test_what_a_message_has_led_to_before_is_dropped_before_it_evolves_anything(
+    bench: Bench, log: Log
+) -> None:
+    basket = uuid4()
+    put = await bench.of(Put(basket_id=basket, amount=3), topic=COMMANDS)
+    await log.send(put)
+    await log.live(SHOP)
+    await log.published()
+    # The mark is lost, what it led to is not.
+    await bench.engine.databases["shop"].execute("DELETE FROM inbox")
+    before = await log.state(without=(*IGNORED, "inbox", "acts", "outbox"))
+    assert counts(await log.replay(SHOP, COMMANDS)) == (1, 0, 0, 0)
+    assert await log.state(without=(*IGNORED, "inbox", "acts", "outbox")) == before
+    assert await log.published() == []
+
+
+async def test_a_saga_does_not_answer_once_more_what_it_has_answered(bench: Bench, log: Log) -> None:
+    basket, early = uuid4(), uuid4()
+    await log.sent(Paid(basket_id=basket), Sent(basket_id=basket), Recalled(basket_id=early))
+    await log.live(SAGA)
+    await bench.engine.databases["sagas"].execute("DELETE FROM inbox")
+    without = (*IGNORED, "inbox", "acts", "outbox")
+    before = await log.state(without=without)
+    assert counts(await log.replay(SAGA, EVENTS))[0] == 3
+    assert await log.state(without=without) == before
+
+
+async def test_again_makes_new_messages_of_what_was_applied(bench: Bench, log: Log) -> None:
+    basket = uuid4()
+    await log.sent(Put(basket_id=basket, amount=3))
+    await log.live(SHOP)
+    (first,) = await log.published()
+    order = await log.order(SHOP, COMMANDS, again=True)
+    assert counts(await log.rehearse(SHOP, order)) == (1, 0, 0, 0)
+    assert counts(await log.replay(SHOP, COMMANDS, again=True)) == (1, 0, 0, 0)
+    (second,) = await log.published()
+    ids = [dict(it.headers)["ce_id"] for it in (first, second)]
+    assert len(set(ids)) == 2
+    (row,) = await bench.rows("aggregates")
+    assert json.loads(row["state"])["total"] == 6
+
+
+async def test_what_was_parked_anew_is_redriven_anew(
+    bench: Bench, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    basket = uuid4()
+    with monkeypatch.context() as repaired:
+        repaired.setattr("tests.shop.handlers.broken", frozenset[int]())
+        await log.sent(Put(basket_id=basket, amount=BROKEN))
+        await log.live(SHOP)
+    assert counts(await log.replay(SHOP, COMMANDS, again=True)) == (0, 0, 1, 0)
+    monkeypatch.setattr("tests.shop.handlers.broken", frozenset[int]())
+    (parked,) = await bench.parked()
+    assert await bench.redrive(SHOP, parked.id)
+    assert await bench.facts(basket) == [(1, "Filled"), (2, "Filled")]
+
+
+async def test_a_parked_key_stays_parked(bench: Bench, log: Log) -> None:
+    basket = uuid4()
+    await log.sent(Put(basket_id=basket, amount=BROKEN), Put(basket_id=basket, amount=1))
+    await log.live(SHOP)
+    before = await bench.rows("parked")
+    assert counts(await log.replay(SHOP, COMMANDS)) == (0, 0, 2, 0)
+    assert await bench.rows("parked") == before
+
+
+async def test_what_an_operator_discarded_is_passed_over(bench: Bench, log: Log) -> None:
+    await log.sent(Put(basket_id=uuid4(), amount=BROKEN))
+    await log.live(SHOP)
+    (parked,) = await bench.parked()
+    assert await repair.discard_audited(bench.engine, parked, who="op", why="never")
+    assert counts(await log.replay(SHOP, COMMANDS)) == (0, 0, 0, 1)
+
+
+async def test_only_what_is_meant_is_delivered(bench: Bench, log: Log) -> None:
+    baskets = [uuid4() for _ in range(4)]
+    await log.sent(*[Paid(basket_id=it) for it in baskets], Sent(basket_id=baskets[0]))
+    await log.send(await bench.of(Paid(basket_id=baskets[0]), tenant="other"))
+    await log.register(SAGA)
+    for only, limit, expected in (
+        (Only(key=str(baskets[1])), None, (1, 0, 0, 5)),
+        (Only(tenant="other"), None, (1, 0, 0, 5)),
+        (Only(type="shop.Sent"), None, (1, 0, 0, 5)),
+        (EVERYTHING, None, (3, 3, 0, 0)),
+    ):
+        rehearsed = await log.rehearse(SAGA, await log.order(SAGA, EVENTS, only=only, limit=limit))
+        run = await log.replay(SAGA, EVENTS, only=only, limit=limit)
+        assert rehearsed == run
+        assert counts(run) == expected
+    rehearsed = await log.rehearse(SAGA, await log.order(SAGA, EVENTS, limit=3))
+    assert rehearsed == await log.replay(SAGA, EVENTS, limit=3)
+    assert rehearsed.total.messages == 3
+
+
+async def test_outside_effects_are_written_down_once(bench: Bench, log: Log) -> None:
+    await log.sent(*[Ship(basket_id=uuid4()) for _ in range(3)])
+    await log.register(SHIP)
+    assert counts(await log.replay(SHIP, COMMANDS)) == (3, 0, 0, 0)
+    assert counts(await log.replay(SHIP, COMMANDS)) == (0, 3, 0, 0)
+    assert len(await bench.rows("effects")) == 3
+
+
+async def test_a_message_that_the_database_refuses_is_found_and_parked(bench: Bench, log: Log) -> None:
+    large, others = uuid4(), [uuid4() for _ in range(6)]
+    await log.sent(
+        *[
+            Put(basket_id=it, amount=1, padding=2_000_000 if it == large else 0)
+            for it in (*others[:3], large, *others[3:])
+        ]
+    )
+    await log.register(SHOP)
+    rehearsed = await log.rehearse(SHOP, await log.order(SHOP, COMMANDS))
+    run = await log.replay(SHOP, COMMANDS)
+    assert rehearsed == run
+    assert counts(run) == (6, 0, 1, 0)
+    assert await bench.reasons() == ["too_large"]
+
+
+async def test_a_rate_is_kept(log: Log) -> None:
+    await log.sent(*[Paid(basket_id=uuid4()) for _ in range(60)])
+    await log.register(SAGA)
+    began = time.monotonic()
+    await log.go_on(await log.begun(SAGA, await log.order(SAGA, EVENTS)), rate=30)
+    assert time.monotonic() - began > 1.5
+
+
+# -- the range ------------------------------------------------------------------------------------------------------
+
+
+async def test_a_range_ends_where_the_consumer_stands(log: Log) -> None:
+    await log.sent(*[Paid(basket_id=uuid4()) for _ in range(20)])
+    asked = await log.range(SAGA, EVENTS)
+    assert asked.records == 0
+    await log.live(SAGA)
+    assert (await log.range(SAGA, EVENTS)).records == 20
+    await log.sent(*[Paid(basket_id=uuid4()) for _ in range(20)])
+    asked = await log.range(SAGA, EVENTS, 0)
+    ends = await log.bench.engine.admin.offsets([asked.topic], end=True)
+    assert sum(ends.values()) - asked.records == 20
+    assert all("stands there" in note for note in asked.notes)
+
+
+async def test_times_are_append_times(log: Log) -> None:
+    await log.sent(*[Paid(basket_id=uuid4()) for _ in range(5)])
+    await asyncio.sleep(0.02)
+    between = datetime.now(UTC)
+    await asyncio.sleep(0.02)
+    await log.sent(*[Paid(basket_id=uuid4()) for _ in range(7)])
+    await log.live(SAGA)
+    now = datetime.now(UTC)
+    assert (await log.range(SAGA, EVENTS, between)).records == 7
+    assert (await log.range(SAGA, EVENTS, between, now)).records == 7
+    assert (await log.range(SAGA, EVENTS, datetime(1900, 1, 1, tzinfo=UTC), between)).records >= 5
+    with pytest.raises(ReplayRefused, match="future"):
+        await log.range(SAGA, EVENTS, now + timedelta(hours=1))
+
+
+async def test_a_log_that_was_cut_and_an_inbox_that_forgot_are_refused(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    admin = log.bench.engine.admin
+    await log.sent(*[Ship(basket_id=uuid4()) for _ in range(30)])
+    await log.live(SHIP)
+    asked = await log.range(SHIP, COMMANDS, 0)
+    monkeypatch.setattr(replay_range, "INBOX_DAYS", 1)
+    await asyncio.sleep(0.01)
+    with pytest.raises(ReplayRefused, match="older than what the inbox keeps"):
+        await check_kept(admin, asked, "rebuild")
+    monkeypatch.setattr(replay_range, "MOST", asked.records - 1)
+    check_size(asked, 5)
+    with pytest.raises(ReplayRefused, match="--limit"):
+        check_size(asked, None)
+
+    number, (_, until) = next(it for it in asked.offsets.items() if it[1][1] > 0)
+    client = AdminClient({"bootstrap.servers": log.kafka})
+    cut = client.delete_records([TopicPartition(COMMANDS, number, until)])
+    for future in cut.values():
+        future.result(10)
+    with pytest.raises(ReplayRefused, match=f"offset {until}, the first available"):
+        await resolved(admin, COMMANDS, 0, None, number)
+    assert (await resolved(admin, COMMANDS, None, until + 1, number)).records <= 1
+
+
+def test_what_would_change_the_past_needs_a_word(bench: Bench) -> None:
+    consumers = bench.engine.catalog.consumers
+    for name, again, effects, reason, words in (
+        (COLOURS, True, False, "because", "triplane rebuild colours"),
+        (SHIP, False, False, "because", "--with-effects"),
+        (SHIP, False, True, "", "--reason"),
+        (SAGA, True, False, "", "--reason"),
+    ):
+        with pytest.raises(ReplayRefused, match=words):
+            check_allowed(consumers[name], again=again, effects=effects, reason=reason)
+    check_allowed(consumers[SHIP], again=True, effects=True, reason="because")
+
+
+# -- a copy ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("partitions", [12, 5], ids=["as many partitions", "fewer partitions"])
+async def test_a_copy_keeps_bytes_and_the_order_of_each_key(log: Log, partitions: int) -> None:
+    bench = log.bench
+    baskets = [uuid4() for _ in range(10)]
+    for _ in range(5):
+        await log.sent(*[Paid(basket_id=it) for it in baskets])
+    producer = Producer({"bootstrap.servers": log.kafka})
+    for key, value in ((b"k", None), (None, b"v"), (None, None)):
+        producer.produce(EVENTS, value, key, partition=3, headers=[("a", b"1"), ("a", None), ("b", b"\xff")])
+    assert producer.flush(10) == 0
+    await log.sent(Paid(basket_id=baskets[0]))
+    asked = await resolved(bench.engine.admin, EVENTS, None, None)
+    wanted = Range(
+        asked.topic, {it: (log.begins[EVENTS, it], until) for it, (_, until) in asked.offsets.items()}
+    )
+    name = f"copy-{uuid4().hex}"
+    client = AdminClient({"bootstrap.servers": log.kafka})
+    client.create_topics([NewTopic(name, partitions)])[name].result(10)
+    there = await target(bench.engine.admin, bench.engine.admin, bench.engine.catalog, name)
+    assert there is not None
+    copy = Copy.of(wanted)
+    copier = Copier(log.kafka, there)
+    await copied(log.kafka, wanted, copier, EVERYTHING, None, None, copy, asyncio.Event(), lambda: None)
+    assert (copy.copied, copy.done) == (54, True)
+
+    ends = await bench.engine.admin.offsets([there], end=True)
+    before = await everything(log.kafka, wanted)
+    after = await everything(log.kafka, Range(there, {it: (0, ends[name, it]) for it in range(partitions)}))
+    assert bytes_of(before) == bytes_of(after)
+    if partitions == 12:
+        assert [it.partition for it in sorted(before, key=place)] == [
+            it.partition for it in sorted(after, key=place)
+        ]
+    for basket in baskets:
+        key = str(basket).encode()
+        mine = [[dict(it.headers)["ce_id"] for it in found if it.key == key] for found in (before, after)]
+        assert mine[0] == mine[1]
+
+
+async def everything(bootstrap: str, wanted: Range) -> list[Record]:
+    """Read a range."""
+    reader = RangeReader(bootstrap, wanted.places)
+    await reader.start()
+    found = await reader.take(10_000)
+    await reader.stop()
+    return sorted(found, key=place)
+
+
+def place(record: Record) -> tuple[int, int]:
+    return record.partition, record.offset
+
+
+def bytes_of(records: list[Record]) -> Counter[str]:
+    return Counter(repr((it.key, it.value, list(it.headers))) for it in records)
+
+
+async def test_a_copy_to_a_topic_in_use_is_refused(bench: Bench) -> None:
+    admin = bench.engine.admin
+    for name in (EVENTS, "shop.inbound", "__consumer_offsets"):
+        with pytest.raises(ReplayRefused, match=name):
+            await target(admin, admin, bench.engine.catalog, name)
+    assert await target(admin, admin, bench.engine.catalog, "nobody.knows") is None

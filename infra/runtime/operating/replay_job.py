@@ -25,8 +25,8 @@ from infra.postgres.database import Connection, Database
 from infra.runtime.consuming.batch import Counts
 from infra.runtime.consuming.parking import Scope
 from infra.runtime.messages.codec import Incoming, Rejected
-from infra.runtime.messages.envelope import Envelope
 from infra.runtime.operating.replay_range import Range, ReplayRefused
+from infra.runtime.operating.replay_steps import Only
 
 LEASE_S: Final = 15.0
 UNREADABLE: Final = "(unreadable)"
@@ -39,23 +39,6 @@ class UnknownReplay(TriplaneError):
 
 class TakenOver(ReplayRefused):
     """The lease ran out, and another process goes on with the replay."""
-
-
-@dataclass(frozen=True, slots=True)
-class Only:
-    """Which messages of the range are meant; `None` means all."""
-
-    key: str | None = None
-    type: str | None = None
-    tenant: str | None = None
-
-    def means(self, key: str | None, envelope: Envelope | None) -> bool:
-        """Whether a message of this key and envelope is meant; one that cannot be read has no envelope."""
-        return (
-            self.key in {None, key}
-            and self.type in {None, envelope and envelope.type}
-            and self.tenant in {None, envelope and envelope.tenant}
-        )
 
 
 @dataclass(slots=True)
@@ -137,7 +120,7 @@ class Order:
 
     scope: Scope
     range: Range
-    only: Only = Only()
+    only: Only
     limit: int | None = None
     """At most so many messages."""
     again: bool = False

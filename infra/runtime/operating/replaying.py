@@ -10,17 +10,13 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Final
 from uuid import UUID
 
 import structlog
 
-from events.operations import ReplayEnded, ReplayStarted
 from infra.kafka.admin import Topic
-from infra.kafka.range import RangeReader
-from infra.kafka.record import Place, Record
+from infra.kafka.record import Place
 from infra.postgres.database import TRANSIENT, Connection, Database
 from infra.runtime.catalog import EffectWiring, ProjectionWiring, Wiring
 from infra.runtime.consuming import parking
@@ -30,93 +26,27 @@ from infra.runtime.consuming.parking import Parked
 from infra.runtime.engine import Engine
 from infra.runtime.messages.codec import Incoming, Rejected
 from infra.runtime.messages.delivery import Delivery
-from infra.runtime.operating import acts
-from infra.runtime.operating.replay_job import Job, Only, Order, TakenOver, Tally
+from infra.runtime.operating.replay_acts import Run
+from infra.runtime.operating.replay_job import Job, Order, TakenOver, Tally
 from infra.runtime.operating.replay_range import ReplayRefused, kept_since
+from infra.runtime.operating.replay_steps import Step, Steps
 
 log = structlog.get_logger(__name__)
 
-BATCH: Final = 1_000
 WINDOW_S: Final = 2.0
 """How long a rehearsal may keep the consumer's own batches out at a time."""
 PASSING: tuple[type[BaseException], ...] = (*TRANSIENT, Outrun)
 BACKOFF_S: Final = (0.1, 0.5, 1.0, 2.0, 4.0, 8.0)
 
-Opened = Incoming | Rejected
+Fed = Incoming | Rejected
 Told = Callable[[Tally, int], None]
 """Is told what has come of the range so far, and how many offsets are gone through."""
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """Some records of the range, and what of them is meant."""
-
-    records: Sequence[Record]
-    meant: Sequence[Opened]
-    after: Mapping[int, int]
-    """Where each partition stands behind them."""
-
-    @property
-    def skipped(self) -> int:
-        """How many records are nothing to the consumer, or not meant."""
-        return len(self.records) - len(self.meant)
-
-
-class Steps:
-    """Walks through a range: reads, opens, chooses, and keeps to the rate."""
-
-    def __init__(self, batcher: Batcher, order: Order, bootstrap: str, rate: int | None = None) -> None:
-        """Walk for the consumer of `batcher`; at most `rate` messages a second, if given."""
-        self._batcher = batcher
-        self._order = order
-        self._bootstrap = bootstrap
-        self._rate = rate
-        self._size = BATCH if rate is None else min(BATCH, rate)
-
-    async def walk(self, start: Mapping[int, int], left: int | None) -> AsyncGenerator[Step]:
-        """Give step after step from `start` on, until the end of the range or until no message is `left` of the limit."""
-        topic, bounds = self._order.range.topic.name, self._order.range.offsets
-        ranges = {(topic, number): (start[number], until) for number, (_, until) in bounds.items()}
-        reader = RangeReader(self._bootstrap, ranges)
-        after = dict(start)
-        due = time.monotonic()
-        await reader.start()
-        try:
-            while left is None or left > 0:
-                records: Sequence[Record] = await reader.take(self._size)
-                if not records:
-                    # Behind the last record of a partition there may be markers of transactions.
-                    yield Step([], [], {number: until for number, (_, until) in bounds.items()})
-                    return
-                meant = [it for it in await self._batcher.open(records) if _meant(self._order.only, it)]
-                if left is not None:
-                    if len(meant) > left:
-                        meant = meant[:left]
-                    if len(meant) == left:
-                        records = _up_to(records, meant[-1].record)
-                    left -= len(meant)
-                after = after | {it.partition: it.offset + 1 for it in records}
-                yield Step(records, meant, after)
-                if self._rate is not None:
-                    due = max(due, time.monotonic() - 1) + len(meant) / self._rate
-                    await asyncio.sleep(max(0.0, due - time.monotonic()))
-        finally:
-            await reader.stop()
-
-
-def _meant(only: Only, it: Opened) -> bool:
-    key = it.key if isinstance(it, Incoming) else (it.record.key or b"").decode("utf-8", "replace")
-    return only.means(key, it.envelope)
-
-
-def _up_to(records: Sequence[Record], last: Record) -> Sequence[Record]:
-    return records[: next(number for number, it in enumerate(records, 1) if it is last)]
 
 
 class Replaying:
     """Folds the steps of one replay."""
 
-    def __init__(self, batcher: Batcher, steps: Steps) -> None:
+    def __init__(self, batcher: Batcher, steps: Steps[Fed]) -> None:
         """Fold as the consumer of `batcher` does."""
         self._batcher = batcher
         self._steps = steps
@@ -133,14 +63,14 @@ class Replaying:
                 if stop.is_set():
                     return
 
-    def _check_kept(self, job: Job, step: Step) -> None:
+    def _check_kept(self, job: Job, step: Step[Fed]) -> None:
         """A replay may take days, and what the inbox knows gets less every day."""
         if step.records and not job.order.again and step.records[0].at < kept_since():
             raise ReplayRefused(
                 f"{step.records[0].at.isoformat()}: the inbox does not reach back so far any more"
             )
 
-    async def _patiently(self, job: Job, step: Step) -> None:
+    async def _patiently(self, job: Job, step: Step[Fed]) -> None:
         for pause in BACKOFF_S:
             try:
                 await self._commit(job, step)
@@ -154,7 +84,7 @@ class Replaying:
                 return
         await self._commit(job, step)
 
-    async def _commit(self, job: Job, step: Step) -> None:
+    async def _commit(self, job: Job, step: Step[Fed]) -> None:
         """Fold a step and move on, in one transaction."""
         tally = Tally(skipped=step.skipped)
         fresh = await self._fresh(step.meant, tally)
@@ -201,7 +131,7 @@ class Replaying:
                         fresh = [] if step is None else await self._rehearsable(step, applied, tally)
         return tally
 
-    async def _rehearsable(self, step: Step, applied: Mapping[UUID, int], tally: Tally) -> list[Opened]:
+    async def _rehearsable(self, step: Step[Fed], applied: Mapping[UUID, int], tally: Tally) -> list[Fed]:
         tally.skipped += step.skipped
         fresh = await self._fresh(step.meant, tally)
         known = [it for it in fresh if isinstance(it, Incoming) and applied.get(it.inbox) == it.hash]
@@ -211,7 +141,7 @@ class Replaying:
 
     # -- both -------------------------------------------------------------------------------------------------------
 
-    async def _fresh(self, meant: Sequence[Opened], tally: Tally) -> list[Opened]:
+    async def _fresh(self, meant: Sequence[Fed], tally: Tally) -> list[Fed]:
         """Leave out what the inbox knows, before anybody is kept out for it."""
         keys = sorted(it.inbox for it in meant if isinstance(it, Incoming))
         rows = await self._batcher.database.fetch(
@@ -223,7 +153,7 @@ class Replaying:
         gone = {id(it) for it in known}
         return [it for it in meant if id(it) not in gone]
 
-    async def _fold(self, tx: Connection, opened: Sequence[Opened], tally: Tally) -> list[Counts]:
+    async def _fold(self, tx: Connection, opened: Sequence[Fed], tally: Tally) -> list[Counts]:
         """Fold messages in order; one that the database refuses is found by halving, and parked."""
         if not opened:
             return []
@@ -268,74 +198,47 @@ def check_allowed(wiring: Wiring, *, again: bool, effects: bool, reason: str) ->
         raise ReplayRefused("--reason is needed for --again and --with-effects: it is kept with who did it")
 
 
+def steps_for(
+    batcher: Batcher, order: Order, bootstrap: str, rate: int | None = None
+) -> Steps[Incoming | Rejected]:
+    """Give the way through what was ordered, as the consumer of `batcher` reads it."""
+    return Steps(bootstrap, order.range, order.only, batcher.open, rate)
+
+
 async def replay(
     engine: Engine, job: Job, *, who: str, rate: int | None, stop: asyncio.Event, told: Told
 ) -> None:
     """Go on with a replay that this process holds; its start and its end are kept and published."""
     order = job.order
-    wiring = engine.catalog.consumers[order.scope[0]]
+    name = order.scope[0]
+    wiring = engine.catalog.consumers[name]
     batcher = await batcher_for(engine, wiring, order.range.topic, anew=job.id if order.again else None)
-    await _record(engine, _started(job, who), order, who)
+    run = Run(job.id, name, order.range, order.only, order.limit, order.again, who, order.reason)
+    await run.started(engine)
     try:
-        await Replaying(batcher, Steps(batcher, order, engine.settings.kafka, rate)).run(job, stop, told)
+        steps = steps_for(batcher, order, engine.settings.kafka, rate)
+        await Replaying(batcher, steps).run(job, stop, told)
     except TakenOver:
         raise
     except BaseException:
         with suppress(*TRANSIENT):
-            await _ended(engine, job, who)
+            await _ended(engine, run, job)
         raise
-    await _ended(engine, job, who)
+    await _ended(engine, run, job)
 
 
-async def _ended(engine: Engine, job: Job, who: str) -> None:
+async def _ended(engine: Engine, run: Run, job: Job) -> None:
     """The act first: after a crash between the two an end may be told twice, but never not at all."""
     total = job.tally.total
-    act = ReplayEnded(
-        operation_id=acts.new_operation(),
-        replay_id=job.id,
-        to=job.order.scope[0],
+    await run.ended(
+        engine,
         done=job.at_end,
         applied=total.applied,
         duplicates=total.duplicates,
         parked=total.parked,
         skipped=job.tally.skipped,
-        who=who,
-        at=datetime.now(UTC),
     )
-    await _record(engine, act, job.order, who)
     await job.let_go()
-
-
-def _started(job: Job, who: str) -> ReplayStarted:
-    order = job.order
-    return ReplayStarted(
-        operation_id=acts.new_operation(),
-        replay_id=job.id,
-        to=order.scope[0],
-        topic=order.range.topic.name,
-        partitions=list(order.range.offsets),
-        from_offsets=[first for first, _ in order.range.offsets.values()],
-        until_offsets=[until for _, until in order.range.offsets.values()],
-        key=order.only.key,
-        type=order.only.type,
-        of_tenant=order.only.tenant,
-        most=order.limit,
-        again=order.again,
-        who=who,
-        why=order.reason,
-        at=datetime.now(UTC),
-    )
-
-
-async def _record(engine: Engine, act: ReplayStarted | ReplayEnded, order: Order, who: str) -> None:
-    await acts.record(
-        engine.databases["operations"],
-        engine.codec,
-        act,
-        tenant=order.only.tenant or acts.INSTALLATION,
-        who=who,
-        why=order.reason,
-    )
 
 
 @asynccontextmanager
@@ -349,7 +252,7 @@ async def _rolled_back(database: Database) -> AsyncGenerator[Connection]:
             await transaction.rollback()
 
 
-def _places(opened: Sequence[Opened]) -> set[Place]:
+def _places(opened: Sequence[Fed]) -> set[Place]:
     return {(it.record.topic, it.record.partition) for it in opened}
 
 
