@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Coroutine, Generator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from uuid import UUID, uuid4
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 LARGEST_OFFSET = 2**63 - 1
 LONGEST_REASON = 255
+PATIENCE_S = 6.0
+"""How long a broker may take for one answer."""
 
 commands = typer.Typer()
 
@@ -328,7 +330,7 @@ async def _copy(
 
     async with _opened([]) as engine:
         bootstrap = bootstrap or engine.settings.kafka
-        there = await target(engine.admin, Admin(bootstrap), engine.catalog, name)
+        there = await target(engine.admin, Admin(bootstrap, timeout_s=PATIENCE_S), engine.catalog, name)
         if there is None:
             msg = f"{name!r} is no topic of {bootstrap}: make it first, with as many partitions as you like"
             raise CommandError(msg, Code.USAGE)
@@ -471,17 +473,21 @@ def _confirm(what: str, *, yes: bool) -> None:
 def _run(work: Coroutine[Any, Any, T]) -> T:
     """Run to the end; every way to fail is told with its exit code."""
     from infra.logs import logged_to
-    from infra.postgres.database import TRANSIENT
-    from infra.runtime.operating.replay_job import UnknownReplay
-    from infra.runtime.operating.replay_range import ReplayRefused
+    from infra.postgres.database import BEHIND, TRANSIENT
+    from infra.runtime.operating.replay_range import ReplayRefused, WrongCall
 
     try:
         with logged_to(home_path() / "logs" / "replay.log"):
             return asyncio.run(work)
-    except UnknownReplay as wrong:
+    except WrongCall as wrong:
         raise CommandError(str(wrong), Code.USAGE) from wrong
     except ReplayRefused as refused:
         raise CommandError(harmless(str(refused)), Code.REFUSED) from refused
+    except BEHIND as other:
+        msg = "the database's schema is not that of this code; run: triplane migrate"
+        raise CommandError(msg, Code.REFUSED) from other
+    except BrokenPipeError:
+        raise
     except TRANSIENT as away:
         msg = f"the database cannot be reached ({type(away).__name__}): is the platform up? (triplane status)"
         raise CommandError(msg) from away
@@ -498,13 +504,14 @@ async def _engine(to: str, *, rehearsal: bool = False) -> AsyncGenerator[tuple[E
 
 @asynccontextmanager
 async def _opened(schemas: list[str], *, rehearsal: bool = False) -> AsyncGenerator[Engine]:
+    from infra.kafka.admin import Admin
     from infra.runtime.catalog import discover
     from infra.runtime.engine import open_engine
 
     async with open_engine(
         Settings.load(), discover(), [*schemas, "operations"], size=3, rehearsal=rehearsal
     ) as engine:
-        yield engine
+        yield replace(engine, admin=Admin(engine.settings.kafka, timeout_s=PATIENCE_S))
 
 
 @contextmanager

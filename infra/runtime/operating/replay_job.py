@@ -17,24 +17,20 @@ from typing import Any, Final
 from uuid import UUID, uuid4
 
 from asyncpg import UniqueViolationError
+from psutil import pid_exists
 from pydantic_core import from_json, to_json
 
-from infra.errors import TriplaneError
 from infra.kafka.admin import Topic
 from infra.postgres.database import Connection, Database
 from infra.runtime.consuming.batch import Counts
 from infra.runtime.consuming.parking import Scope
 from infra.runtime.messages.codec import Incoming, Rejected
-from infra.runtime.operating.replay_range import Range, ReplayRefused
+from infra.runtime.operating.replay_range import Range, ReplayRefused, WrongCall
 from infra.runtime.operating.replay_steps import Only
 
 LEASE_S: Final = 15.0
 UNREADABLE: Final = "(unreadable)"
 """Stands for the type of a message whose envelope cannot be read."""
-
-
-class UnknownReplay(TriplaneError):
-    """There is no replay of that id."""
 
 
 class TakenOver(ReplayRefused):
@@ -248,11 +244,11 @@ async def resumed(database: Database, job_id: UUID) -> Job:
 
 
 async def find(databases: Collection[Database], job_id: UUID) -> tuple[Database, Job, bool]:
-    """Find a replay as it stands, and whether it is done; raises `UnknownReplay`."""
+    """Find a replay as it stands, and whether it is done; raises `WrongCall`."""
     for database in databases:
         for row in await database.fetch("SELECT * FROM replays WHERE id = $1", job_id):
             return database, _job(database, row), row["standing"] == "done"
-    raise UnknownReplay(f"there is no replay {job_id}")
+    raise WrongCall(f"there is no replay {job_id}")
 
 
 def _job(database: Database, row: Any) -> Job:
@@ -271,11 +267,18 @@ def _job(database: Database, row: Any) -> Job:
 
 
 async def _release_dead(tx: Connection, consumer: str) -> None:
-    """Let go what nobody has renewed in time."""
-    await tx.execute(
-        "UPDATE replays SET standing = 'stopped' WHERE consumer = $1 AND standing = 'running' AND expires_at < now()",
+    """Let go what nobody has renewed in time, or what a process of this machine held that is gone."""
+    rows = await tx.fetch(
+        "SELECT id, host, pid, expires_at < now() AS expired FROM replays WHERE consumer = $1 AND standing = 'running' FOR UPDATE",
         consumer,
     )
+    dead = [
+        row["id"]
+        for row in rows
+        if row["expired"] or (row["host"] == socket.gethostname() and not pid_exists(row["pid"]))
+    ]
+    # Were it alive after all, it could not commit: another owner comes.
+    await tx.execute("UPDATE replays SET standing = 'stopped' WHERE id = ANY($1::uuid[])", dead)
 
 
 async def _taken(database: Database, consumer: str) -> ReplayRefused:

@@ -24,6 +24,10 @@ class ReplayRefused(TriplaneError):
     """A guard said no; nothing was changed."""
 
 
+class WrongCall(TriplaneError):
+    """What was asked for does not exist, or lacks something."""
+
+
 @dataclass(frozen=True, slots=True)
 class Range:
     """Offsets of one topic, each partition from one and before another."""
@@ -49,7 +53,7 @@ async def resolved(
 ) -> Range:
     """Turn bounds into offsets of each partition (or of one `partition`) of a topic.
 
-    Raises `ReplayRefused` for what lies in the future, or before the log's first record.
+    Raises `ReplayRefused` for what lies in the future, or before the log's first record; `WrongCall` for no partition.
     """
     now = datetime.now(UTC)
     for bound in (start, end):
@@ -60,7 +64,7 @@ async def resolved(
         raise ReplayRefused(f"the broker has no topic {topic_name}; run: triplane migrate")
     topic = topics[topic_name]
     if partition is not None and partition >= topic.partitions:
-        raise ReplayRefused(f"{topic_name} has no partition {partition}; its {topic.partitions} count from 0")
+        raise WrongCall(f"{topic_name} has no partition {partition}; its {topic.partitions} count from 0")
     first = await admin.offsets([topic], end=False)
     ends = await admin.offsets([topic], end=True)
     starts = await _offsets(admin, topic, start, first)

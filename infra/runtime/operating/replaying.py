@@ -28,7 +28,7 @@ from infra.runtime.messages.codec import Incoming, Rejected
 from infra.runtime.messages.delivery import Delivery
 from infra.runtime.operating.replay_acts import Run
 from infra.runtime.operating.replay_job import Job, Order, TakenOver, Tally
-from infra.runtime.operating.replay_range import ReplayRefused, kept_since
+from infra.runtime.operating.replay_range import ReplayRefused, WrongCall, kept_since
 from infra.runtime.operating.replay_steps import Step, Steps
 
 log = structlog.get_logger(__name__)
@@ -184,7 +184,10 @@ async def batcher_for(engine: Engine, wiring: Wiring, topic: Topic, *, anew: UUI
 
 
 def check_allowed(wiring: Wiring, *, again: bool, effects: bool, reason: str) -> None:
-    """Refuse what would change the past of a read model, or act outside without a word for it."""
+    """Refuse what would change the past of a read model, or act outside without a word for it.
+
+    Raises `ReplayRefused`, or `WrongCall` where only the reason is missing.
+    """
     if again and isinstance(wiring, ProjectionWiring):
         raise ReplayRefused(
             f"{wiring.name} is a read model: applied twice, an event would count twice; run: triplane rebuild "
@@ -195,7 +198,7 @@ def check_allowed(wiring: Wiring, *, again: bool, effects: bool, reason: str) ->
             f"{wiring.name} acts outside: what it has not done would be done now; say --with-effects and --reason"
         )
     if (again or effects) and not reason:
-        raise ReplayRefused("--reason is needed for --again and --with-effects: it is kept with who did it")
+        raise WrongCall("--reason is needed for --again and --with-effects: it is kept with who did it")
 
 
 def steps_for(
