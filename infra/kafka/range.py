@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from heapq import heappop, heappush
-from typing import Final
+from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
@@ -91,7 +91,7 @@ class RangeReader:
                 raise BrokerUnavailable(f"no record of the range came within {PATIENCE_S:g} s")
         return bool(self._heads)
 
-    async def _keep(self, place: Place, raw_records: list[object]) -> None:
+    async def _keep(self, place: Place, raw_records: Sequence[Any]) -> None:
         _, end = self._ranges[place]
         for raw in raw_records:
             record = as_record(raw)

@@ -68,7 +68,7 @@ def hasty() -> None:
             await self._advance(tx, positions, ends)
         for place, end in ends.items():
             positions[place].next = end
-        await asyncio.sleep(0.8)
+        await asyncio.sleep(0.4)
         return await commit(self, positions, records, opened, counts)
 
     put(Batcher, _commit=ahead)
@@ -109,7 +109,7 @@ def ahead() -> None:
         async with self._batcher.database.transaction() as tx:
             await job.advance(tx, step.after, job.tally)
         job.next = dict(step.after)
-        await asyncio.sleep(0.4)
+        await asyncio.sleep(1.5)
         async with self._batcher.database.transaction() as tx:
             await self._fold(tx, await self._fresh(step.meant, Tally()), job.tally)
 

@@ -22,12 +22,12 @@ class Opened(Protocol):
 
     @property
     def record(self) -> Record:
-        """The record."""
+        """Give it byte by byte, with its place in the log."""
         ...
 
     @property
     def envelope(self) -> Envelope | None:
-        """Its envelope."""
+        """Give what it says of its message, as far as that can be read."""
         ...
 
 
