@@ -88,3 +88,48 @@ class PersonErased(Event):
     who: ShortText
     why: ShortText
     at: Instant
+
+
+class ReplayStarted(Event):
+    """Recorded messages are given to one consumer once more, or copied to a topic of another environment."""
+
+    operation_id: Key[UUID]
+    replay_id: UUID
+    """The replay; one that is resumed is started again under the same id."""
+    to: ShortText
+    """The consumer; or `topic` and its name, for a copy."""
+    topic: ShortText
+    partitions: list[int]
+    from_offsets: list[int]
+    """Where it begins, for each of the partitions."""
+    until_offsets: list[int]
+    """Before which offset it ends, for each of the partitions."""
+    key: str | None
+    """Only messages of this key, type and tenant, where one is given."""
+    type: str | None
+    of_tenant: str | None
+    most: int | None
+    """At most so many messages."""
+    again: bool
+    """Whether messages that were applied before are applied anew."""
+    who: ShortText
+    why: str
+    """The reason as it was typed; only `again` and outside effects need one."""
+    at: Instant
+
+
+class ReplayEnded(Event):
+    """A replay has come to its end, or was interrupted."""
+
+    operation_id: Key[UUID]
+    replay_id: UUID
+    to: ShortText
+    done: bool
+    """Whether the whole range was gone through; otherwise it can be resumed."""
+    applied: int
+    """How many messages were applied (or copied); the other counts are of the same range."""
+    duplicates: int
+    parked: int
+    skipped: int
+    who: ShortText
+    at: Instant

@@ -167,6 +167,10 @@ class Installation:
     def worker(self, *names: str, module: str = "infra.cli", **environment: str) -> Process:
         """Give a worker process for `names`: the product's own command, unless a test brings a mutant."""
         arguments = ["work", *names] if module == "infra.cli" else list(names)
+        return self.process(*arguments, module=module, **environment)
+
+    def process(self, *arguments: str, module: str = "infra.cli", **environment: str) -> Process:
+        """Give a process of this installation."""
         log = self.home / "logs" / f"worker-{len(self._workers)}.log"
         log.parent.mkdir(exist_ok=True)
         # Nobody is charged in earnest: unless a test runs the simulator, there is no provider.

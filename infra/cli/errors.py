@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
 from enum import IntEnum
 
 
@@ -25,3 +27,11 @@ class CommandError(Exception):
         """`message` says what is wrong and what to do about it."""
         super().__init__(message)
         self.code = code
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> CommandError:
+    """Say that there is no such thing, and what may have been meant."""
+    names = sorted(known)
+    near = get_close_matches(name, names, 1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return CommandError(f"{name!r} is no {what}{hint} (there are {', '.join(names) or 'none'})", Code.USAGE)

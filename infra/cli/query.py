@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from infra.cli.errors import Code, CommandError
+from infra.cli.errors import Code, CommandError, unknown
 from infra.cli.terminal import harmless, table
 from infra.settings import Settings
 
@@ -52,17 +51,11 @@ def _question(model: str, name: str) -> Question:
     models = {it.projection.name: it for it in discover().projections.values()}
     wiring = models.get(model)
     if wiring is None:
-        raise CommandError(_unknown("read model", model, list(models)), Code.USAGE)
+        raise unknown("read model", model, models)
     found = wiring.queries.get(name)
     if found is None:
-        raise CommandError(_unknown(f"query of {model}", name, list(wiring.queries)), Code.USAGE)
+        raise unknown(f"query of {model}", name, wiring.queries)
     return Question(wiring, name, *found)
-
-
-def _unknown(what: str, name: str, known: list[str]) -> str:
-    near = get_close_matches(name, known, 1)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    return f"{name!r} is no {what}{hint} (there are {', '.join(sorted(known))})"
 
 
 def _given(parameters: list[str]) -> dict[str, str]:

@@ -75,6 +75,11 @@ class Admin:
                 raise BrokerUnavailable(f"the broker does not show the topic {min(missing)} that it has made")
             await asyncio.sleep(0.1)
 
+    async def cluster(self) -> str:
+        """Give the cluster's id."""
+        found: str = await self._guarded(lambda: self._client.list_topics(timeout=self._timeout_s).cluster_id)
+        return found
+
     async def topics(self, names: Collection[str]) -> dict[str, Topic]:
         """Describe topics; those that do not exist are left out."""
         found: dict[str, Topic] = await self._guarded(self._topics, sorted(names))

@@ -25,6 +25,11 @@ MAX_RECORD: Final = 1_048_576
 """What a topic takes; of each partition no more lies in memory unread, so that many consumers fit into a process."""
 
 
+def as_record(raw: Any) -> Record:
+    """Give what the client has read as everybody else knows it."""
+    return Record(raw.topic, raw.partition, raw.offset, raw.timestamp, raw.key, raw.value, raw.headers)
+
+
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
     def __init__(self, rebalanced: Callable[[], Awaitable[None]]) -> None:
         self._rebalanced = rebalanced
@@ -92,10 +97,7 @@ class Reader:
             return {}
         self.failing = None
         return {
-            (place.topic, place.partition): [
-                Record(raw.topic, raw.partition, raw.offset, raw.timestamp, raw.key, raw.value, raw.headers)
-                for raw in records
-            ]
+            (place.topic, place.partition): [as_record(raw) for raw in records]
             for place, records in found.items()
         }
 

@@ -35,6 +35,9 @@ TRANSIENT: tuple[type[BaseException], ...] = (
 )
 """What passes by itself: the same work is tried again from what is committed."""
 
+BEHIND: tuple[type[BaseException], ...] = (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError)
+"""What a schema older (or newer) than the code is noticed by."""
+
 DATA: tuple[type[BaseException], ...] = (
     asyncpg.DataError,
     asyncpg.IntegrityConstraintViolationError,

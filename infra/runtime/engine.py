@@ -19,6 +19,7 @@ from infra.runtime.folding.projecting import Projecting
 from infra.runtime.folding.read_models import read_model
 from infra.runtime.folding.stepping import Stepping
 from infra.runtime.messages.codec import Codec
+from infra.runtime.messages.delivery import Delivery
 from infra.runtime.messages.vault import Vault
 from infra.settings import Settings
 
@@ -40,18 +41,18 @@ class Engine:
         generation, folding = await self._folding(wiring, database)
         return Batcher(wiring, generation, database, self.codec, self.tenancy, folding)
 
-    async def _folding(self, wiring: Wiring, database: Database) -> tuple[int, Callable[[], Folding]]:
+    async def _folding(self, wiring: Wiring, database: Database) -> tuple[int, Callable[[Delivery], Folding]]:
         match wiring:
             case DeciderWiring():
-                return 1, lambda: Deciding(wiring, self.codec)
+                return 1, lambda delivery: Deciding(wiring, self.codec, delivery)
             case EffectWiring():
-                return 1, lambda: Recording(wiring)
+                return 1, lambda delivery: Recording(wiring, delivery)
             case SagaWiring():
-                return 1, lambda: Stepping(wiring, self.codec)
+                return 1, lambda delivery: Stepping(wiring, self.codec, delivery)
             case ProjectionWiring():
                 generation = await active_generation(database, wiring)
                 models = {row: read_model(row, view, generation) for row, view in wiring.rows.items()}
-                return generation, lambda: Projecting(wiring, models, self.codec)
+                return generation, lambda _: Projecting(wiring, models, self.codec)
 
 
 async def active_generation(database: Database, wiring: ProjectionWiring) -> int:
@@ -68,15 +69,18 @@ async def active_generation(database: Database, wiring: ProjectionWiring) -> int
 
 @asynccontextmanager
 async def open_engine(
-    settings: Settings, catalog: Catalog, schemas: Iterable[str], *, size: int = 6
+    settings: Settings, catalog: Catalog, schemas: Iterable[str], *, size: int = 6, rehearsal: bool = False
 ) -> AsyncGenerator[Engine]:
-    """Open `schemas`, each under its own role with at most `size` connections, with the vault and the tenants."""
+    """Open `schemas`, each under its own role with at most `size` connections, with the vault and the tenants.
+
+    In a `rehearsal` whatever is folded is rolled back, so keys of new subjects and new tenants are not kept either.
+    """
     wanted = sorted({*schemas, "vault", "tenancy"})
     opened = await asyncio.gather(*(open_database(settings, schema, size=size) for schema in wanted))
     databases = {database.schema: database for database in opened}
     try:
-        vault = Vault(databases["vault"], settings.master_key)
-        tenancy = Tenancy(databases["tenancy"], development=settings.development)
+        vault = Vault(databases["vault"], settings.master_key, keep=not rehearsal)
+        tenancy = Tenancy(databases["tenancy"], development=settings.development, keep=not rehearsal)
         yield Engine(settings, catalog, databases, Codec(catalog, vault), tenancy, Admin(settings.kafka))
     finally:
         await asyncio.gather(*(database.close() for database in databases.values()), return_exceptions=True)

@@ -1,4 +1,4 @@
-"""Worker processes without a guard, or with shorter leases: `python -m tests.faults.mutants WHICH NAME...`.
+"""Worker processes and replays without a guard, or with shorter leases: `python -m tests.faults.mutants WHICH NAME...`.
 
 Each patches the engine and then runs the product's own command; the product has no option for any of it.
 """
@@ -9,16 +9,24 @@ import asyncio
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from events import Message
+from infra.kafka.admin import Topic
 from infra.kafka.record import Place, Record
-from infra.postgres.database import Connection
+from infra.postgres.database import Connection, Database
+from infra.runtime.catalog import Wiring
 from infra.runtime.consuming.batch import Batcher, Counts, Position
 from infra.runtime.effects import lanes as effects
 from infra.runtime.effects.lanes import Lanes, Leased
+from infra.runtime.engine import Engine
 from infra.runtime.folding.injection import flattened
 from infra.runtime.messages.codec import Incoming, Rejected
+from infra.runtime.messages.delivery import Delivery
+from infra.runtime.operating import replaying
+from infra.runtime.operating.replay_job import Job, Tally
+from infra.runtime.operating.replay_steps import Step
+from infra.runtime.operating.replaying import Fed, Replaying
 
 
 def put(owner: object, **instead: object) -> None:
@@ -35,13 +43,13 @@ def hurried() -> None:
 def forgetful() -> None:
     """No inbox."""
 
-    async def known(_: Batcher, __: Connection, ___: Sequence[Incoming]) -> dict[str, int]:
+    async def known(_: Batcher, __: Connection | Database, ___: Sequence[Incoming]) -> dict[str, int]:
         return {}
 
     async def mark(_: Batcher, __: Connection, ___: Sequence[Incoming]) -> None:
         return
 
-    put(Batcher, _known=known, _mark=mark)
+    put(Batcher, known=known, _mark=mark)
 
 
 def hasty() -> None:
@@ -94,14 +102,39 @@ def impatient() -> None:
     put(Deadlines, _consumed=consumed)
 
 
-MUTANTS: dict[str, Callable[[], None]] = {
+def ahead() -> None:
+    """The progress of a replay is saved before its messages are folded, in a transaction of its own."""
+
+    async def commit(self: Replaying, job: Job, step: Step[Fed]) -> None:
+        async with self._batcher.database.transaction() as tx:
+            await job.advance(tx, step.after, job.tally)
+        job.next = dict(step.after)
+        await asyncio.sleep(1.5)
+        async with self._batcher.database.transaction() as tx:
+            await self._fold(tx, await self._fresh(step.meant, Tally()), job.tally)
+
+    put(Replaying, _commit=commit)
+
+
+def renewed() -> None:
+    """Every run of a replay takes what it reads for new."""
+
+    async def batcher(engine: Engine, wiring: Wiring, _: Topic, *, anew: UUID | None) -> Batcher:
+        del anew
+        return (await engine.batcher(wiring)).under(Delivery(wiring.name, anew=uuid4()))
+
+    put(replaying, batcher_for=batcher)
+
+
+WORKERS: dict[str, Callable[[], None]] = {
     it.__name__: it for it in (hurried, forgetful, hasty, careless, impatient)
 }
+REPLAYS: dict[str, Callable[[], None]] = {it.__name__: it for it in (ahead, renewed)}
 
 
 if __name__ == "__main__":
     from infra.cli import main
 
-    MUTANTS[sys.argv[1]]()
-    sys.argv[1:] = ["work", *sys.argv[2:]]
+    {**WORKERS, **REPLAYS}[sys.argv[1]]()
+    sys.argv[1:] = ["work" if sys.argv[1] in WORKERS else "replay", *sys.argv[2:]]
     main()

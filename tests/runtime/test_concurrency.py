@@ -15,7 +15,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from infra.kafka.record import Place, Record
-from infra.postgres.database import TRANSIENT, Connection
+from infra.postgres.database import TRANSIENT, Connection, Database
 from infra.postgres.database import Row as Stored
 from infra.runtime.consuming.batch import Batcher, Outrun, Position
 from infra.runtime.folding import streams as streaming
@@ -265,7 +265,7 @@ class Unfenced(Batcher):
 class Forgetful(Batcher):
     """The mutant: has no inbox."""
 
-    async def _known(self, tx: Connection, incoming: Sequence[Incoming]) -> dict[str, int]:
+    async def known(self, tx: Connection | Database, incoming: Sequence[Incoming]) -> dict[str, int]:
         del tx, incoming
         return {}
 

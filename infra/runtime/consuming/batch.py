@@ -18,13 +18,14 @@ from pydantic import ValidationError
 
 from infra.errors import TriplaneError, Unacceptable
 from infra.kafka.record import Place, Record
-from infra.postgres.database import DATA, Connection, Database
+from infra.postgres.database import DATA, Connection, Database, Row
 from infra.runtime.catalog import Wiring
 from infra.runtime.consuming import parking
 from infra.runtime.consuming.overlays import Spot
 from infra.runtime.consuming.parking import Parked
 from infra.runtime.consuming.tenancy import Tenancy
 from infra.runtime.messages.codec import BREATHE_EVERY, Codec, Incoming, Rejected, explain
+from infra.runtime.messages.delivery import Delivery
 
 log = structlog.get_logger(__name__)
 
@@ -68,6 +69,10 @@ class Counts:
     skipped: int = 0
     refused: Rejected | None = None
     """Why a redriven message was not taken."""
+    folded: Sequence[Incoming] = ()
+    """The messages of the last fold that were applied."""
+    put_aside: Sequence[Parked] = ()
+    """Those that were parked."""
 
 
 class Outrun(TriplaneError):
@@ -88,8 +93,9 @@ class Batcher:
         database: Database,
         codec: Codec,
         tenancy: Tenancy,
-        folding: Callable[[], Folding],
+        folding: Callable[[Delivery], Folding],
         overlaid: frozenset[Spot] = frozenset(),
+        delivery: Delivery | None = None,
     ) -> None:
         """Write to `database` (the schema of the consumer) what `folding` makes of the messages; `overlaid` is passed over."""
         self.wiring = wiring
@@ -99,6 +105,20 @@ class Batcher:
         self.tenancy = tenancy
         self._folding = folding
         self._overlaid = overlaid
+        self.delivery = delivery or Delivery(wiring.name)
+
+    def under(self, delivery: Delivery, overlaid: frozenset[Spot] | None = None) -> Batcher:
+        """Give the batcher of the same consumer for messages that come to it in another way."""
+        return Batcher(
+            self.wiring,
+            self.generation,
+            self.database,
+            self.codec,
+            self.tenancy,
+            self._folding,
+            self._overlaid if overlaid is None else overlaid,
+            delivery,
+        )
 
     @property
     def scope(self) -> parking.Scope:
@@ -133,7 +153,7 @@ class Batcher:
                     pending += _halves(part, inside)
                     continue
                 log.warning("parked by the database", consumer=self.wiring.name, error=str(refused))
-                inside = [self._refused(it, refused) for it in inside]
+                inside = [self.unwritable(it, refused) for it in inside]
                 lost |= await self._commit(positions, part, inside, counts)
         return counts, lost
 
@@ -141,7 +161,7 @@ class Batcher:
         """Read records, and admit what comes from outside only for an active tenant."""
         if self._overlaid:
             records = [it for it in records if (it.topic, it.partition, it.offset) not in self._overlaid]
-        opened = await self.codec.open_all(self.wiring.name, self.generation, self.wiring.listens, records)
+        opened = await self.codec.open_all(self.delivery.scope, self.generation, self.wiring.listens, records)
         refused: dict[str, Unacceptable | None] = {}
         for place, it in enumerate(opened):
             if not isinstance(it, Incoming) or not it.record.inbound:
@@ -228,9 +248,9 @@ class Batcher:
         parked again: the counts say why it was refused.
         """
         counts = Counts()
-        folding = self._folding()
+        folding = self._folding(self.delivery)
         incoming = [it for it in opened if isinstance(it, Incoming)]
-        known = await self._known(tx, incoming)
+        known = await self.known(tx, incoming)
         # Hardly ever is anything parked, so nobody's keys are put together before something is.
         blocked = (
             set[str]()
@@ -286,13 +306,14 @@ class Batcher:
         await folding.save(tx)
         await self._mark(tx, applied)
         if not redrive:
-            await parking.park(tx, self.scope, self.codec.vault, to_park)
+            await parking.park(tx, self.scope, self.codec.vault, to_park, self.delivery.anew)
         counts.applied, counts.parked = len(applied), len(to_park)
+        counts.folded, counts.put_aside = applied, to_park
         return counts
 
     def watched(self, incoming: Incoming) -> tuple[str, ...]:
         """Name everything behind which a message must wait."""
-        return self._needed(self._folding(), incoming)
+        return self._needed(self._folding(self.delivery), incoming)
 
     def _needed(self, folding: Folding, opened: Incoming | Rejected) -> tuple[str, ...]:
         keys = self._keys_of(folding, opened)
@@ -304,20 +325,21 @@ class Batcher:
             return parking.keys_of_rejected(opened)
         return tuple(parking.bounded(key) for key in folding.keys(opened))
 
-    def _refused(self, opened: Incoming | Rejected, refused: BaseException) -> Rejected:
+    def unwritable(self, opened: Incoming | Rejected, refused: BaseException) -> Rejected:
         """Say that the database did not take what came of a message; its states wait, as for a fold that raised."""
         if isinstance(opened, Rejected):
             return opened
         reason, detail = "refused_by_database", f"{type(refused).__name__}: {refused}"
         if isinstance(refused, Unacceptable):
             reason, detail = refused.reason, refused.detail
-        keys = self._keys_of(self._folding(), opened)
+        keys = self._keys_of(self._folding(self.delivery), opened)
         return Rejected(opened.record, reason, detail, opened.envelope, keys)
 
-    async def _known(self, tx: Connection, incoming: Sequence[Incoming]) -> dict[str, int]:
+    async def known(self, tx: Connection | Database, incoming: Sequence[Incoming]) -> dict[str, int]:
+        """Say which messages the inbox knows, each with the hash of what was applied."""
         if not incoming:
             return {}
-        rows = await tx.fetch(
+        rows: Sequence[Row] = await tx.fetch(
             "SELECT key, payload FROM inbox WHERE key = ANY($1::uuid[])",
             sorted([it.inbox for it in incoming]),
         )

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, Final
+from uuid import UUID
 
 from pydantic_core import to_json
 
@@ -102,8 +103,13 @@ async def blocked(tx: Connection, scope: Scope, keys: Iterable[str]) -> set[str]
     return {row["key"] for row in rows}
 
 
-async def park(tx: Connection, scope: Scope, vault: Vault, parked: Sequence[Parked]) -> None:
-    """Keep records with their reasons until an operator redrives or discards them."""
+async def park(
+    tx: Connection, scope: Scope, vault: Vault, parked: Sequence[Parked], replay: UUID | None = None
+) -> None:
+    """Keep records with their reasons until an operator redrives or discards them.
+
+    `replay` is the one that applied them anew: when they are redriven, they go on counting as new.
+    """
     if not parked:
         return
     await vault.warm({(it.tenant, TENANT_KEY) for it in parked}, create=True)
@@ -116,9 +122,9 @@ async def park(tx: Connection, scope: Scope, vault: Vault, parked: Sequence[Park
     )
     await tx.executemany(
         """INSERT INTO parked (consumer, generation, topic, partition, "offset", timestamp, tenant, source, message_id, type,
-                               keys, record, reason, detail)
-           VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) ON CONFLICT DO NOTHING""",
-        [(*scope, *_columns(vault, it)) for it in parked],
+                               keys, record, reason, detail, replay)
+           VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15) ON CONFLICT DO NOTHING""",
+        [(*scope, *_columns(vault, it), replay) for it in parked],
     )
 
 

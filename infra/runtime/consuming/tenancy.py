@@ -17,9 +17,10 @@ CACHE_SECONDS: Final = 5.0
 class Tenancy:
     """The tenants, read over a connection and role of their own and cached for `CACHE_SECONDS`."""
 
-    def __init__(self, database: Database, *, development: bool) -> None:
-        """Read over `database` (role of schema `tenancy`)."""
+    def __init__(self, database: Database, *, development: bool, keep: bool = True) -> None:
+        """Read over `database` (role of schema `tenancy`); unless it is to `keep` newcomers, they are admitted only."""
         self._database = database
+        self._keep = keep
         self._development = development
         self._known: dict[str, str] = {}
         self._read_at = -CACHE_SECONDS
@@ -29,6 +30,8 @@ class Tenancy:
         if time.monotonic() - self._read_at > CACHE_SECONDS:
             await self._read()
         if tenant not in self._known and self._development:
+            if not self._keep:
+                return
             await self._database.execute(
                 "INSERT INTO tenants (tenant, origin) VALUES ($1, 'first sight') ON CONFLICT DO NOTHING",
                 tenant,

@@ -9,15 +9,17 @@ from pydantic_core import to_json
 from infra.postgres.database import Connection
 from infra.runtime.catalog import EffectWiring
 from infra.runtime.messages.codec import Incoming
+from infra.runtime.messages.delivery import Delivery
 from infra.runtime.messages.ids import derived_id
 
 
 class Recording:
     """One batch of an `async def` handler's consumer: it only writes down what is to be done."""
 
-    def __init__(self, wiring: EffectWiring) -> None:
-        """Write down effects for `wiring`."""
+    def __init__(self, wiring: EffectWiring, delivery: Delivery) -> None:
+        """Write down effects for `wiring`; `delivery` is how the messages come."""
         self._wiring = wiring
+        self._scope = delivery.scope
         self._due: list[Incoming] = []
 
     def keys(self, incoming: Incoming) -> tuple[str, ...]:
@@ -43,7 +45,7 @@ class Recording:
                  AS e (id, consumer, tenant, key, type, headers, value, appended_at)
                ON CONFLICT (id) DO NOTHING""",
             [
-                derived_id(name, it.envelope.tenant, it.envelope.source, it.envelope.id, "effect")
+                derived_id(self._scope, it.envelope.tenant, it.envelope.source, it.envelope.id, "effect")
                 for it in self._due
             ],
             [name] * len(self._due),

@@ -18,6 +18,7 @@ from infra.runtime.catalog.signatures import NEW_ID, NOW, HeldBy, Of, Signature,
 from infra.runtime.folding.injection import Ids, flattened, metadata_of
 from infra.runtime.folding.streams import Attempt, StreamKey, Streams
 from infra.runtime.messages.codec import Codec, Incoming, shape_of
+from infra.runtime.messages.delivery import Delivery
 
 LocalKey = tuple[type[Local], str, str]
 """View, tenant, key."""
@@ -40,10 +41,11 @@ class Plan:
 class Deciding:
     """One batch of a worker's consumer."""
 
-    def __init__(self, wiring: DeciderWiring, codec: Codec) -> None:
-        """Fold into the aggregates and local views of `wiring`'s context."""
+    def __init__(self, wiring: DeciderWiring, codec: Codec, delivery: Delivery) -> None:
+        """Fold into the aggregates and local views of `wiring`'s context; `delivery` is how the messages come."""
         self._wiring = wiring
         self._codec = codec
+        self._delivery = delivery
         self._streams = Streams(wiring, codec)
         self._views: dict[LocalKey, Local] = {}
         self._kept: set[LocalKey] = set()
@@ -107,6 +109,8 @@ class Deciding:
             keys |= await self._streams.lock_claims(tx, claims)
         if keys:
             await self._streams.lock(tx, keys)
+        if self._delivery.repeated:
+            await self._streams.find_published(tx, self._delivery.scope, batch)
         await self._load_views(tx, kept, read - kept)
 
     def _claims(self, plan: Plan, incoming: Incoming) -> Iterator[tuple[bytes, str, str, str]]:
@@ -160,7 +164,7 @@ class Deciding:
         attempt = Attempt()
         kept: dict[LocalKey, Local] = {}
         now = incoming.record.at
-        ids = Ids(self._wiring.name, incoming.envelope)
+        ids = Ids(self._delivery.scope, incoming.envelope)
         for signature in self.plan(incoming).signatures:
             arguments = self._arguments(signature, incoming, attempt, ids, now, kept)
             result = signature.function(**arguments)
@@ -170,7 +174,7 @@ class Deciding:
                 kept[key] = result
                 continue
             for message in flattened(result):
-                self._streams.emit(attempt, self._wiring.name, incoming, message, now)
+                self._streams.emit(attempt, self._delivery.scope, incoming, message, now)
         self._streams.merge(attempt)
         if kept:
             self._views |= kept

@@ -23,6 +23,7 @@ from infra.runtime.catalog.signatures import META, NEW_ID, NOW, Signature
 from infra.runtime.consuming.parking import frozen, thawed
 from infra.runtime.folding.injection import Ids, metadata_of
 from infra.runtime.messages.codec import Codec, Incoming, Rejected, shape_of
+from infra.runtime.messages.delivery import Delivery
 from infra.runtime.messages.envelope import Envelope
 from infra.runtime.messages.ids import derived_id, source_of
 from infra.runtime.messages.vault import TENANT_KEY
@@ -76,10 +77,12 @@ class Staged:
 class Stepping:
     """One batch of a saga's consumer."""
 
-    def __init__(self, wiring: SagaWiring, codec: Codec) -> None:
-        """Step instances of `wiring`'s saga."""
+    def __init__(self, wiring: SagaWiring, codec: Codec, delivery: Delivery | None = None) -> None:
+        """Step instances of `wiring`'s saga; `delivery` is how the messages come."""
         self._wiring = wiring
         self._codec = codec
+        self._delivery = delivery or Delivery(wiring.name)
+        self._answered: set[tuple[InstanceKey, str]] = set()
         self._instances: dict[InstanceKey, Instance] = {}
         self._early: dict[InstanceKey, list[tuple[int | None, Incoming]]] = {}
         self._kept: list[tuple[InstanceKey, Incoming]] = []
@@ -103,7 +106,22 @@ class Stepping:
 
     async def load(self, tx: Connection, batch: Sequence[Incoming]) -> None:
         """Lock the instances that the messages concern, with what has come early for them."""
-        await self.lock(tx, {key for incoming in batch if (key := self._key(incoming)) is not None})
+        keys = {key for incoming in batch if (key := self._key(incoming)) is not None}
+        await self.lock(tx, keys)
+        if self._delivery.repeated:
+            await self._find_answered(tx, keys)
+
+    async def _find_answered(self, tx: Connection, keys: set[InstanceKey]) -> None:
+        """Find which messages these instances have answered, or keep: they are not answered once more."""
+        columns = [[tenant for tenant, _ in keys], [key for _, key in keys]]
+        rows = await tx.fetch(
+            """SELECT tenant, key, cause FROM history JOIN unnest($2::text[], $3::text[]) AS w (tenant, key) USING (tenant, key)
+               WHERE saga = $1""",
+            self._wiring.saga.name,
+            *columns,
+        )
+        self._answered = {((row["tenant"], row["key"]), row["cause"]) for row in rows}
+        self._answered |= {(key, it.envelope.id) for key, kept in self._early.items() for _, it in kept}
 
     async def lock(self, tx: Connection, keys: set[InstanceKey]) -> None:
         """Lock and load instances, in key order; an absent one is made a skeleton first."""
@@ -172,7 +190,7 @@ class Stepping:
     def fold(self, incoming: Incoming) -> None:
         """Take the step that an event asks for, and those that waited for it."""
         key = self._key(incoming)
-        if key is None:
+        if key is None or (key, incoming.envelope.id) in self._answered:
             return
         instance = self._instances[key]
         if instance.state is None and incoming.contract.name not in self._wiring.starters:
@@ -231,7 +249,7 @@ class Stepping:
     def _decided(
         self, signature: Signature, given: tuple[Any, ...], cause: Envelope, now: datetime
     ) -> Step[Any]:
-        extra = {NOW: now, META: metadata_of(cause), NEW_ID: Ids(self._wiring.name, cause)}
+        extra = {NOW: now, META: metadata_of(cause), NEW_ID: Ids(self._delivery.scope, cause)}
         step = signature.function(
             *given, **{name: extra[str(need)] for name, need in signature.needs.items()}
         )
@@ -266,7 +284,7 @@ class Stepping:
         messages: list[Message] = [*step.commands, self._advanced(key, staged, was)]
         for number, message in enumerate(messages):
             message_id = derived_id(
-                self._wiring.name, cause.tenant, cause.source, cause.id, f"{version}.{number}"
+                self._delivery.scope, cause.tenant, cause.source, cause.id, f"{version}.{number}"
             )
             staged.sent.append((message, self._envelope(message, message_id, key, after, cause), message_id))
 

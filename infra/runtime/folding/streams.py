@@ -30,6 +30,8 @@ StreamKey = tuple[str, str, str]
 Digest = bytes
 
 FRESH: Final = -1
+MAX_OUTPUTS: Final = 32
+"""So many outputs of a replayed message are looked for. One beyond is refused by its id, and the message parked."""
 
 _NEW: Final = """(SELECT tenant, key, version, state::json AS state
     FROM unnest($3::text[], $4::text[], $5::bigint[], $6::text[]) AS n (tenant, key, version, state)) AS n"""
@@ -85,6 +87,8 @@ class Attempt:
     streams: dict[StreamKey, Stream] = field(default_factory=dict)
     claims: dict[Digest, tuple[str, str, str, str | None]] = field(default_factory=dict)
     outputs: list[Output] = field(default_factory=list)
+    emitted: int = 0
+    """How many messages were published, those that exist already included: what their ids are derived from."""
 
 
 class Streams:
@@ -100,6 +104,7 @@ class Streams:
         self._loaded_claims: set[Digest] = set()
         self._changed_claims: dict[Digest, tuple[str, str, str, str | None]] = {}
         self._outputs: list[Output] = []
+        self._known: set[UUID] = set()
 
     # -- load -------------------------------------------------------------------------------------------------------
 
@@ -203,6 +208,12 @@ class Streams:
             await self._codec.vault.warm({subject}, create=False)
         return self._codec.decode(contract, envelope, body, trusted=True)
 
+    async def find_published(self, tx: Connection, scope: str, causes: Collection[Incoming]) -> None:
+        """Find what these messages have led to before: it is left out before it evolves anything."""
+        ids = [_output_id(scope, cause.envelope, number) for cause in causes for number in range(MAX_OUTPUTS)]
+        rows = await tx.fetch("SELECT id FROM events WHERE id = ANY($1::uuid[])", ids)
+        self._known |= {row["id"] for row in rows}
+
     # -- fold -------------------------------------------------------------------------------------------------------
 
     def state(self, attempt: Attempt, key: StreamKey) -> Aggregate:
@@ -218,13 +229,14 @@ class Streams:
             return attempt.claims[digest][3]
         return self._claims[digest]
 
-    def emit(self, attempt: Attempt, consumer: str, cause: Incoming, message: Message, now: datetime) -> None:
+    def emit(self, attempt: Attempt, scope: str, cause: Incoming, message: Message, now: datetime) -> None:
         """Publish a message: a fact is appended to its stream and evolves its aggregate, a command is sent."""
         contract = self._codec.catalog.of(type(message))
         envelope = cause.envelope
-        message_id = derived_id(
-            consumer, envelope.tenant, envelope.source, envelope.id, str(len(attempt.outputs))
-        )
+        message_id = _output_id(scope, envelope, attempt.emitted)
+        attempt.emitted += 1
+        if message_id in self._known:
+            return
         sequence = None
         stream_key: StreamKey | None = None
         if isinstance(message, Event):
@@ -387,6 +399,11 @@ def initial(model: StateModel, key: str) -> Aggregate:
     state = model.model.model_validate_strings({model.key: key})
     assert isinstance(state, Aggregate)
     return state
+
+
+def _output_id(scope: str, cause: Envelope, number: int) -> UUID:
+    """Derive the id of a message's output from its cause and its place among the outputs."""
+    return derived_id(scope, cause.tenant, cause.source, cause.id, str(number))
 
 
 def _values(claimed: object) -> Iterator[str]:

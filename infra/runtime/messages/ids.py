@@ -9,6 +9,8 @@ from asyncpg.pgproto.pgproto import UUID as QuickUUID  # noqa: N811 - a UUID lik
 
 INTERNAL_SOURCE = "triplane/"
 """Sources that start so are the platform's own; upstream may not use them."""
+INBOX_DAYS = 35
+"""How long it is known what was applied."""
 
 
 def source_of(context: str) -> str:

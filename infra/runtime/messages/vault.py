@@ -35,9 +35,13 @@ TENANT_KEY: Final = "#tenant"
 class Vault:
     """The subjects' keys, and what is done with them."""
 
-    def __init__(self, database: Database, master_key: bytes) -> None:
-        """Read keys over `database` (role of schema `vault`); unwrap them with a key derived from `master_key`."""
+    def __init__(self, database: Database, master_key: bytes, *, keep: bool = True) -> None:
+        """Read keys over `database` (role of schema `vault`); unwrap them with a key derived from `master_key`.
+
+        Unless it is to `keep` them, keys that it makes are forgotten with it: for what is rolled back anyway.
+        """
         self._database = database
+        self._keep = keep
         self._wrapper = AESGCM(_derive(master_key, b"vault"))
         self._pepper = _derive(master_key, b"claims")
         self._cache: dict[Subject, tuple[float, AESGCM | None]] = {}
@@ -48,7 +52,7 @@ class Vault:
         wanted = [subject for subject in set(subjects) if self._cache.get(subject, _NEVER)[0] < horizon]
         if not wanted:
             return
-        if create:
+        if create and self._keep:
             await self._database.execute(
                 """INSERT INTO subject_keys (tenant, subject, wrapped)
                    SELECT * FROM unnest($1::text[], $2::text[], $3::bytea[]) ON CONFLICT DO NOTHING""",
@@ -75,6 +79,9 @@ class Vault:
                 read_at,
                 AESGCM(self._unwrap(subject, wrapped)) if wrapped is not None else None,
             )
+        if create and not self._keep:
+            for subject in set(wanted) - {(row["tenant"], row["subject"]) for row in rows}:
+                self._cache[subject] = (float("inf"), AESGCM(AESGCM.generate_key(256)))
 
     def seal(self, subject: Subject, field: str, value: Any) -> dict[str, Any]:
         """Encrypt one value; a subject whose key is destroyed gets the erased mark instead."""

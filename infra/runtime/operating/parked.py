@@ -17,6 +17,7 @@ from infra.runtime.consuming.batch import Batcher
 from infra.runtime.consuming.parking import thawed
 from infra.runtime.engine import Engine
 from infra.runtime.messages.codec import Codec, Incoming
+from infra.runtime.messages.delivery import Delivery
 from infra.runtime.messages.vault import TENANT_KEY
 from infra.runtime.operating import acts as operations
 
@@ -138,6 +139,8 @@ async def redrive(batcher: Batcher, parked_id: int) -> bool:
             row = await _held(tx, parked_id)
             if row is None:
                 return False
+            if row["replay"] is not None:
+                batcher = batcher.under(Delivery(batcher.wiring.name, anew=row["replay"]))
             opened = await batcher.open([await _thaw(batcher.codec, row)])
             # What could not be read when it was parked may need states by now that something else waits for.
             await _must_be_first(

@@ -13,6 +13,7 @@ from typing import Final
 import structlog
 
 from infra.postgres.database import TRANSIENT, Database
+from infra.runtime.messages.ids import INBOX_DAYS
 from infra.runtime.operating.parked import discard
 from infra.runtime.vitals import Vitals
 
@@ -20,7 +21,7 @@ log = structlog.get_logger(__name__)
 
 EVERY_S: Final = 60.0
 FORGET: Final = {
-    "inbox": "received_on < CURRENT_DATE - 35",
+    "inbox": f"received_on < CURRENT_DATE - {INBOX_DAYS}",
     "published": "published_at < now() - interval '1 day'",
     "effects": "standing = 'done' AND ended_at < now() - interval '35 days'",
     "answers": "at < now() - interval '30 days'",
