@@ -14,7 +14,7 @@ from uuid import uuid4
 import asyncpg
 import pytest
 from confluent_kafka import Producer
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
 from infra.embedded.process import ROOT
 from tests.http.running import NOWHERE, Running, eventually
@@ -242,3 +242,36 @@ def test_a_server_that_is_away_is_told(spent: Running, server: str) -> None:
     assert done.returncode == 1, done.stderr
     assert b"Traceback" not in done.stderr
     assert time.monotonic() - began < 13, "10 s, and what Python takes to start"
+
+
+def test_a_copy_tells_what_it_copied_and_is_an_act(spent: Running) -> None:
+    name = f"copy-{uuid4().hex}"
+    client = AdminClient({"bootstrap.servers": spent.settings.kafka})
+    client.create_topics([NewTopic(name, 3)])[name].result(10)
+    copy = (
+        "--to-topic",
+        name,
+        "--topic",
+        "payments.events",
+        "--from",
+        "0",
+        "--type",
+        "payments.PaymentCompleted",
+    )
+    assert b"nothing was copied" in spent.cli("replay", *copy, "--dry-run").stdout
+    done = spent.cli("replay", *copy, "--limit", "20", "--yes", "--reason", "a new environment")
+    assert done.returncode == 0, done.stderr
+    assert b"20 copied" in done.stdout
+    acts = "SELECT string_agg(type || why, ' ' ORDER BY at) FROM operations.acts WHERE body ->> 'to' = $1"
+    assert asyncio.run(ask(spent, acts, f"topic {name}")) == (
+        "operations.ReplayStarteda new environment operations.ReplayEndeda new environment"
+    )
+
+
+def test_a_schema_that_is_not_the_codes_is_refused(spent: Running) -> None:
+    asyncio.run(ask(spent, "ALTER TABLE projections.replays RENAME TO later"))
+    try:
+        done = spent.cli("replay", *SPEND, "--from", "0", "--yes")
+    finally:
+        asyncio.run(ask(spent, "ALTER TABLE projections.later RENAME TO replays"))
+    assert (done.returncode, b"run: triplane migrate" in done.stderr) == (3, True), done.stderr
