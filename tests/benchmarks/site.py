@@ -12,7 +12,7 @@ from base64 import b64encode
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import asyncpg
 from confluent_kafka import Producer
@@ -25,6 +25,7 @@ from infra.settings import Settings
 from tests.benchmarks.catalogue import catalogue
 from tests.benchmarks.meter import Meter, metered
 
+NOWHERE: Final = "http://127.0.0.1:9"
 Outgoing = tuple[str, bytes, list[tuple[str, bytes]]]
 """Key, value and headers of a record."""
 
@@ -114,6 +115,9 @@ class Site:
             "TRIPLANE_KAFKA": self.settings.kafka,
             "TRIPLANE_POSTGRES": self.settings.postgres,
             "TRIPLANE_MASTER_KEY": b64encode(self.settings.master_key).decode(),
+            "TRIPLANE_HTTP_PORT": str(self.settings.http_port),
+            # Nobody is charged in earnest: where no simulator runs there is no provider.
+            "TRIPLANE_STRIPE_API_BASE": self.settings.stripe_api_base or NOWHERE,
         }
         with log.open("ab") as file:
             process = await asyncio.create_subprocess_exec(
