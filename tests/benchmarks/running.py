@@ -79,22 +79,24 @@ async def renew(site: Site, catalog: Catalog | None = None) -> None:
                     [partition for _, partition in places],
                     [ends[place] for place in places],
                 )
-        for table in await read_model_tables(connection, catalog):
+        for table in (await read_model_tables(connection, catalog)).values():
             await connection.execute(f"TRUNCATE {table}")
         await connection.execute("CHECKPOINT")
 
 
-async def read_model_tables(connection: asyncpg.Connection[asyncpg.Record], catalog: Catalog) -> list[str]:
-    """Name the tables that the published views show."""
+async def read_model_tables(
+    connection: asyncpg.Connection[asyncpg.Record], catalog: Catalog
+) -> dict[str, str]:
+    """Give the table that each published view shows."""
     rows = await connection.fetch(
         "SELECT projection, generation FROM projections.generations WHERE standing = 'active'"
     )
     active = {row["projection"]: row["generation"] for row in rows}
-    return [
-        f"projections.{view}_g{active[wiring.projection.name]}"
+    return {
+        view: f"projections.{view}_g{active[wiring.projection.name]}"
         for wiring in catalog.projections.values()
         for view in wiring.rows.values()
-    ]
+    }
 
 
 async def parked(site: Site, catalog: Catalog | None = None) -> int:
