@@ -25,6 +25,8 @@ from infra.settings import Settings
 from tests.benchmarks.catalogue import catalogue
 from tests.benchmarks.meter import Meter, metered
 
+LINE: Final = 1 << 22
+"""How long a line may be that a process says, in bytes."""
 NOWHERE: Final = "http://127.0.0.1:9"
 Outgoing = tuple[str, bytes, list[tuple[str, bytes]]]
 """Key, value and headers of a record."""
@@ -127,6 +129,7 @@ class Site:
                 stderr=file,
                 cwd=ROOT,
                 env=environment,
+                limit=LINE,
             )
         try:
             yield process

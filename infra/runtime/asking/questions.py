@@ -106,7 +106,7 @@ class Questions:
         """
         given = _given(question, parameters)
         after = None if cursor is None else self._after(question, given, tenant, cursor)
-        statement, arguments = _compiled(_select(question, given, after, limit + 1))
+        statement, arguments = statement_of(question, given, after, limit)
         async with self._reader.transaction() as tx:
             # Another statement of this transaction could not widen what it sees.
             await tx.execute(
@@ -163,6 +163,13 @@ class Questions:
     def _signature(self, question: Question, given: dict[str, Any], tenant: str, values: bytes) -> bytes:
         asked = to_json([question.model.name, question.name, tenant, given])
         return hmac.digest(self._secret, asked + b"\0" + values, hashlib.sha256)[:16]
+
+
+def statement_of(
+    question: Question, given: dict[str, Any], after: list[Any] | None, limit: int
+) -> tuple[str, list[Any]]:
+    """Give the SELECT that answers a question, and its arguments: one row more than `limit` shows that there is more."""
+    return _compiled(_select(question, given, after, limit + 1))
 
 
 def _given(question: Question, parameters: Query[Any]) -> dict[str, Any]:
