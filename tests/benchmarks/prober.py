@@ -5,7 +5,6 @@ It reads its errand from standard input, and writes seconds and digests of the a
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sys
 import time

@@ -111,6 +111,25 @@ async def parked(site: Site, catalog: Catalog | None = None) -> int:
     return int(found)
 
 
+async def unread(connection: asyncpg.Connection[asyncpg.Record], admin: Admin, catalog: Catalog) -> int:
+    """Count the records that some consumer of the catalogue has not folded yet, and what no relay has published."""
+    ends = await admin.offsets((await admin.topics(catalog.topics)).values(), end=True)
+    found = 0
+    for schema, labels in chains(catalog).items():
+        if "outbox" in labels:
+            found += await connection.fetchval(f"SELECT count(*) FROM {schema}.outbox")
+        if "engine" in labels:
+            rows = await connection.fetch(
+                f"SELECT consumer, topic, partition, next_offset FROM {schema}.checkpoints"
+            )
+            found += sum(
+                max(0, ends[row["topic"], row["partition"]] - row["next_offset"])
+                for row in rows
+                if row["consumer"] in catalog.consumers
+            )
+    return found
+
+
 @asynccontextmanager
 async def platform(site: Site, *, provider: bool = False) -> AsyncGenerator[Platform]:
     """Run what `up` runs (with `provider` its Stripe simulator, too) as long as the block runs; it begins ready."""
