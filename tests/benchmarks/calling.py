@@ -10,12 +10,12 @@ import infra.wiring
 from infra.cli import main
 from infra.settings import Settings
 from tests.benchmarks.calls import Outside, catalogue
-from tests.benchmarks.outside import Client
+from tests.benchmarks.outside import SOCKET, Client
 
 
-def ports(_settings: Settings) -> Mapping[type, object]:
+def ports(settings: Settings) -> Mapping[type, object]:
     """Implement what the effect asks for."""
-    return {Outside: Client()}
+    return {Outside: Client(settings.home / SOCKET)}
 
 
 if __name__ == "__main__":

@@ -67,7 +67,8 @@ class Client:
         if self._writer is None:
             await self._connect()
         assert self._writer is not None
-        future = self._waiting[name] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._waiting[name] = future
         self._writer.write(f"{name} {what}\n".encode())
         return await future
 
