@@ -25,6 +25,8 @@ LEEWAY_S: Final = 30
 MAX_SUBJECT: Final = 200
 REFRESH_S: Final = 60.0
 """An unknown `kid` makes the keys be read anew, at most once in so many seconds."""
+REMEMBERED: Final = 10_000
+"""How many tokens are remembered as checked."""
 REVOKED: Final = "revoked"
 """The file beside the keys that lists the `jti` of tokens that no longer count, one a line."""
 
@@ -68,6 +70,8 @@ class Authenticator:
         self._keys = load_keys(directory)
         self._read_at = time.monotonic()
         self._revoked: tuple[float, frozenset[str]] = (0.0, frozenset())
+        self._checked: dict[str, tuple[Key, dict[str, Any]]] = {}
+        """Claims of tokens whose signature was checked, by their text, with the key that signed them."""
 
     def caller(self, headers: Sequence[str]) -> Caller:
         """Give the caller of a request by its Authorization headers; raise 401 or 403."""
@@ -91,6 +95,19 @@ class Authenticator:
         return Caller(tenant, subject, frozenset(cast("list[str]", roles)))
 
     def _claims(self, token: str) -> dict[str, Any]:
+        """Check a token in full once; afterwards what may have changed since: its time, its key, its revocation."""
+        known = self._checked.get(token)
+        if known is None or self._keys.get(known[0].kid) is not known[0] or not _in_time(known[1]):
+            known = self._checked_now(token)
+            if len(self._checked) >= REMEMBERED:
+                self._checked.clear()
+            self._checked[token] = known
+        claims = known[1]
+        if claims.get("jti") in self._revocations():
+            raise _unauthorized("jti: the token was revoked; get a new one")
+        return claims
+
+    def _checked_now(self, token: str) -> tuple[Key, dict[str, Any]]:
         try:
             header = jwt.get_unverified_header(token)
             key = self._key(header)
@@ -110,9 +127,7 @@ class Authenticator:
         except (ValueError, TypeError, OverflowError):
             raise _unauthorized("the token cannot be read") from None
         self._check_life(claims)
-        if claims.get("jti") in self._revocations():
-            raise _unauthorized("jti: the token was revoked; get a new one")
-        return claims
+        return key, claims
 
     def _key(self, header: dict[str, Any]) -> Key:
         if str(header.get("typ", "")).lower().removeprefix("application/") != TYPE:
@@ -149,6 +164,11 @@ class Authenticator:
         if changed != self._revoked[0]:
             self._revoked = (changed, frozenset(path.read_text("utf-8").split()))
         return self._revoked[1]
+
+
+def _in_time(claims: dict[str, Any]) -> bool:
+    """Whether a token that was good still is. One that is not is checked in full again, to be told why."""
+    return bool(time.time() < claims["exp"] + LEEWAY_S)
 
 
 def _unauthorized(detail: str, error: str | None = "invalid_token") -> Problem:

@@ -19,6 +19,7 @@ def lines(case: Mapping[str, Any]) -> Iterator[str]:
     yield from _contestant(case["contestant"], case, None)
     for name, baseline in case["baselines"].items():
         yield from _contestant(name, baseline, case["ratios"].get(name))
+    yield from _figures(case)
     for goal in case["goals"]:
         sign = "<=" if goal["at_most"] else ">="
         parts = [
@@ -27,6 +28,19 @@ def lines(case: Mapping[str, Any]) -> Iterator[str]:
             if goal[kind] is not None
         ]
         yield f"  {goal['goal']:<26}{goal['value']:>14.3g}   {', '.join(parts)}"
+
+
+def _figures(case: Mapping[str, Any]) -> Iterator[str]:
+    """Write the medians of whatever else was measured: a line for each figure, a column for each contestant."""
+    contestants = {case["contestant"]: case, **case["baselines"]}
+    names = [
+        name for name, shown in case.items() if name != RATE and isinstance(shown, dict) and "median" in shown
+    ]
+    if names:
+        yield f"  {'':<52}" + "".join(f"{name:>16}" for name in contestants)
+    for name in names:
+        medians = (shown[name]["median"] if name in shown else None for shown in contestants.values())
+        yield f"  {name:<52}" + "".join("" if it is None else f"{it:>16,.2f}" for it in medians)
 
 
 def _contestant(name: str, shown: Mapping[str, Any], ratio: float | None) -> Iterator[str]:

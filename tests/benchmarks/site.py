@@ -12,7 +12,7 @@ from base64 import b64encode
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import asyncpg
 
@@ -24,6 +24,10 @@ from tests.benchmarks import load
 from tests.benchmarks.catalogue import catalogue
 from tests.benchmarks.load import Load, Outgoing
 from tests.benchmarks.meter import Meter, metered
+
+LINE: Final = 1 << 22
+"""How long a line may be that a process says, in bytes."""
+NOWHERE: Final = "http://127.0.0.1:9"
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,9 @@ class Site:
             "TRIPLANE_KAFKA": self.settings.kafka,
             "TRIPLANE_POSTGRES": self.settings.postgres,
             "TRIPLANE_MASTER_KEY": b64encode(self.settings.master_key).decode(),
+            "TRIPLANE_HTTP_PORT": str(self.settings.http_port),
+            # Nobody is charged in earnest: where no simulator runs there is no provider.
+            "TRIPLANE_STRIPE_API_BASE": self.settings.stripe_api_base or NOWHERE,
         }
         with log.open("ab") as file:
             process = await asyncio.create_subprocess_exec(
@@ -99,6 +106,7 @@ class Site:
                 stderr=file,
                 cwd=ROOT,
                 env=environment,
+                limit=LINE,
             )
         try:
             yield process

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, Final
 from uuid import UUID
 
@@ -34,6 +34,8 @@ from projections import Contains, Query, Row, Since, Until
 MAX_LIMIT: Final = 1_000
 DEFAULT_LIMIT: Final = 100
 TIMEOUT: Final = "10s"
+_LIMIT, _GIVEN, _AFTER = "limit", "given ", "after "
+"""How a statement's arguments are named: the parameters' own names may be anything."""
 SEALED: Final = {"sealed": True}
 """What stands for a personal value that the reader may not see."""
 
@@ -106,7 +108,7 @@ class Questions:
         """
         given = _given(question, parameters)
         after = None if cursor is None else self._after(question, given, tenant, cursor)
-        statement, arguments = _compiled(_select(question, given, after, limit + 1))
+        statement, arguments = statement_of(question, given, after, limit)
         async with self._reader.transaction() as tx:
             # Another statement of this transaction could not widen what it sees.
             await tx.execute(
@@ -165,6 +167,21 @@ class Questions:
         return hmac.digest(self._secret, asked + b"\0" + values, hashlib.sha256)[:16]
 
 
+def statement_of(
+    question: Question, given: dict[str, Any], after: list[Any] | None, limit: int
+) -> tuple[str, list[Any]]:
+    """Give the SELECT that answers a question, and its arguments: one row more than `limit` shows that there is more."""
+    empty = None if after is None else tuple(value is None for value in after)
+    statement, names = _compiled(question.query, question.read_model, question.order, tuple(given), empty)
+    values: dict[str, Any] = {_LIMIT: limit + 1}
+    for name, value in given.items():
+        many = any(isinstance(mark, Contains) for mark in question.query.model_fields[name].metadata)
+        values[_GIVEN + name] = json.dumps([value]) if many else value
+    for (name, _), value in zip(question.order, after or (), strict=after is not None):
+        values[_AFTER + name] = value
+    return statement, [values[name] for name in names]
+
+
 def _given(question: Question, parameters: Query[Any]) -> dict[str, Any]:
     """Give the parameters that filter, in their order; refuse what the database could not even compare."""
     given: dict[str, Any] = {}
@@ -196,58 +213,66 @@ def _table(model: ReadModel) -> sa.TableClause:
     return sa.table(model.view, *columns, schema="read")
 
 
-def _select(question: Question, given: dict[str, Any], after: list[Any] | None, limit: int) -> sa.Select[Any]:
-    table = _table(question.read_model)
-    statement = sa.select(*table.columns).limit(limit)
-    for name, value in given.items():
-        statement = statement.where(_condition(table, question.query, name, value))
-    if after is not None:
-        statement = statement.where(_beyond(table, question.order, after))
-    order = [
-        table.c[name].desc() if descending else table.c[name].asc() for name, descending in question.order
-    ]
-    return statement.order_by(*order)
+@lru_cache(maxsize=1_000)
+def _compiled(
+    query: type[Query[Any]],
+    model: ReadModel,
+    order: tuple[tuple[str, bool], ...],
+    given: tuple[str, ...],
+    empty: tuple[bool, ...] | None,
+) -> tuple[str, tuple[str, ...]]:
+    """Write the SELECT for a query with the parameters `given`, and name its arguments; once for each set of them.
+
+    With `empty`, what comes after a row: which values of its order are empty there.
+    """
+    table = _table(model)
+    statement = sa.select(*table.columns).limit(sa.bindparam(_LIMIT, type_=sa.BigInteger()))
+    for name in given:
+        statement = statement.where(_condition(table, query, name))
+    if empty is not None:
+        statement = statement.where(_beyond(table, order, empty))
+    statement = statement.order_by(
+        *(table.c[name].desc() if descending else table.c[name].asc() for name, descending in order)
+    )
+    compiled = statement.compile(dialect=_DIALECT, compile_kwargs={"render_postcompile": True})
+    return str(compiled), tuple(compiled.positiontup or ())
 
 
-def _condition(
-    table: sa.TableClause, query: type[Query[Any]], name: str, value: object
-) -> sa.ColumnElement[bool]:
+def _condition(table: sa.TableClause, query: type[Query[Any]], name: str) -> sa.ColumnElement[bool]:
     for mark in query.model_fields[name].metadata:
         match mark:
             case Since(column):
-                return table.c[column] >= value
+                return table.c[column] >= _argument(table, column, _GIVEN + name)
             case Until(column):
-                return table.c[column] < value
+                return table.c[column] < _argument(table, column, _GIVEN + name)
             case Contains(column):
-                return table.c[column].contains([value])
+                return table.c[column].contains(_argument(table, column, _GIVEN + name))
             case _:
                 pass
-    return table.c[name] == value
+    return table.c[name] == _argument(table, name, _GIVEN + name)
 
 
 def _beyond(
-    table: sa.TableClause, order: tuple[tuple[str, bool], ...], after: list[Any]
+    table: sa.TableClause, order: tuple[tuple[str, bool], ...], empty: tuple[bool, ...]
 ) -> sa.ColumnElement[bool]:
     """Say which rows come after the given one; an empty value is the greatest, as PostgreSQL sorts it."""
     alternatives: list[sa.ColumnElement[bool]] = []
     equal: list[sa.ColumnElement[bool]] = []
-    for (name, descending), value in zip(order, after, strict=True):
+    for (name, descending), is_empty in zip(order, empty, strict=True):
         column = table.c[name]
+        value = _argument(table, name, _AFTER + name)
         further: sa.ColumnElement[bool]
-        if value is None:
+        if is_empty:
             further = column.is_not(None) if descending else sa.false()
         else:
             further = column < value if descending else sa.or_(column > value, column.is_(None))
         alternatives.append(sa.and_(*equal, further))
-        equal.append(column.is_(None) if value is None else column == value)
+        equal.append(column.is_(None) if is_empty else column == value)
     return sa.or_(*alternatives)
 
 
-def _compiled(statement: sa.Select[Any]) -> tuple[str, list[Any]]:
-    compiled = statement.compile(dialect=_DIALECT, compile_kwargs={"render_postcompile": True})
-    names: Sequence[str] = compiled.positiontup or ()
-    values = [compiled.params[name] for name in names]
-    return str(compiled), [json.dumps(value) if isinstance(value, list) else value for value in values]
+def _argument(table: sa.TableClause, column: str, name: str) -> sa.BindParameter[Any]:
+    return sa.bindparam(name, type_=table.c[column].type)
 
 
 def _typed(sql: str, value: Any) -> Any:

@@ -2,6 +2,9 @@
 
 `started` is committed before the call. A started effect without an outcome is looked up before anything is tried again;
 what cannot be found out is unknown, and an operator's. The same key is strictly serial, other keys are concurrent.
+
+Calls go out one by one; what comes of them is folded together: while one transaction commits, the next one's outcomes
+gather.
 """
 
 from __future__ import annotations
@@ -38,6 +41,10 @@ from infra.runtime.vitals import Vitals
 log = structlog.get_logger(__name__)
 
 LANES: Final = 64
+HELD: Final = 4 * LANES
+"""How many effects are in hand at most: in call, or waiting for their outcome's transaction."""
+FOLDED: Final = 128
+"""How many outcomes one transaction takes."""
 LEASE_S: Final = 60.0
 CALL_S: Final = 40.0
 POLL_S: Final = 1.0
@@ -56,6 +63,15 @@ class Leased:
     attempts: int
     was_started: bool
     incoming: Incoming
+
+
+@dataclass(slots=True)
+class Ended:
+    """A call that has come back, and whoever waits until what came of it is committed."""
+
+    effect: Leased
+    outcome: list[Message]
+    folded: asyncio.Future[None]
 
 
 @dataclass(slots=True)
@@ -105,21 +121,34 @@ class Lanes:
         self._woken = wakeups.listen(database.schema)
         self._me = uuid4()
         self._busy: dict[UUID, asyncio.Task[None]] = {}
+        self._calling = 0
+        self._ended: list[Ended] = []
+        self._any_ended = asyncio.Event()
         self._breaker = Breaker()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Lease and do effects until `stop` is set; then finish what is in hand."""
+        folding = asyncio.create_task(self._fold_ended())
+        try:
+            await self._act(stop)
+            if self._busy:
+                await asyncio.wait(self._busy.values(), timeout=CALL_S)
+        finally:
+            folding.cancel()
+
+    async def _act(self, stop: asyncio.Event) -> None:
         while not stop.is_set():
             self.vitals.turned_at = time.time()
             self.vitals.partitions = len(self._busy)
             self._woken.clear()
-            room = min(LANES, self._breaker.limit) - len(self._busy)
+            room = min(min(LANES, self._breaker.limit) - self._calling, HELD - len(self._busy))
             try:
                 leased = await self._lease(room) if room > 0 else []
             except TRANSIENT as passing:
                 log.warning("no effects leased", lanes=self.name, error=repr(passing))
                 await asyncio.sleep(0.5)
                 continue
+            self._calling += len(leased)
             for it in leased:
                 task = asyncio.create_task(self._do(it))
                 self._busy[it.id] = task
@@ -127,8 +156,6 @@ class Lanes:
             if not leased:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._woken.wait(), POLL_S)
-        if self._busy:
-            await asyncio.wait(self._busy.values(), timeout=CALL_S)
 
     def _done(self, effect: UUID, _task: asyncio.Task[None]) -> None:
         self._busy.pop(effect, None)
@@ -137,13 +164,16 @@ class Lanes:
     async def _lease(self, room: int) -> list[Leased]:
         """Take the first open effect of each free key, and commit that they are started."""
         rows = await self._database.fetch(
-            """WITH heads AS (
-                 SELECT DISTINCT ON (tenant, key) id, position, standing, expires_at, not_before FROM effects
-                 WHERE consumer = $1 AND standing <> 'done' ORDER BY tenant, key, position),
-               ready AS (
-                 SELECT e.id, e.standing AS was FROM effects e JOIN heads USING (id)
-                 WHERE heads.standing IN ('due', 'started') AND heads.expires_at < now() AND heads.not_before <= now()
-                 ORDER BY heads.position LIMIT $2 FOR UPDATE OF e SKIP LOCKED)
+            # In order, each is looked at for an open one of its key before it: what is done costs nothing, and what is
+            # far behind is not looked at.
+            """WITH ready AS (
+                 SELECT e.id, e.standing AS was FROM effects e
+                 WHERE e.consumer = $1 AND e.standing <> 'done' AND e.standing IN ('due', 'started')
+                   AND e.expires_at < now() AND e.not_before <= now()
+                   AND e.position = (SELECT head.position FROM effects head
+                                     WHERE (head.consumer, head.tenant, head.key) = (e.consumer, e.tenant, e.key)
+                                       AND head.standing <> 'done' ORDER BY head.position LIMIT 1)
+                 ORDER BY e.position LIMIT $2 FOR UPDATE OF e SKIP LOCKED)
                UPDATE effects e SET standing = 'started', owner = $3, epoch = e.epoch + 1, attempts = e.attempts + 1,
                       expires_at = now() + make_interval(secs => $4)
                FROM ready WHERE e.id = ready.id AND e.standing = ready.was AND e.expires_at < now()
@@ -184,7 +214,7 @@ class Lanes:
 
     async def _do(self, effect: Leased) -> None:
         try:
-            outcome = await self._outcome(effect)
+            outcome = await self._called(effect)
         except Unavailable as away:
             self._breaker.failed()
             # What was begun before may have happened, also when it was only the lookup that could not be made.
@@ -199,7 +229,18 @@ class Lanes:
             await self._again(effect, failed, standing="started", give_up=effect.attempts >= MAX_TRIES)
         else:
             self._breaker.worked()
-            await self._fold(effect, outcome)
+            ended = Ended(effect, outcome, asyncio.get_running_loop().create_future())
+            self._ended.append(ended)
+            self._any_ended.set()
+            await ended.folded
+
+    async def _called(self, effect: Leased) -> list[Message]:
+        try:
+            return await self._outcome(effect)
+        finally:
+            # The lane is free; the key is not, before its outcome is committed.
+            self._calling -= 1
+            self._woken.set()
 
     async def _outcome(self, effect: Leased) -> list[Message]:
         """Find what has become of a started effect, or do it."""
@@ -249,49 +290,80 @@ class Lanes:
                 delay,
             )
 
-    async def _fold(self, effect: Leased, outcome: list[Message]) -> None:
-        """Fold the outcome and end the effect in one transaction, under the aggregate's lock and the lease's epoch."""
+    async def _fold_ended(self) -> None:
+        """Fold whatever has come back since the last transaction, in one, until cancelled."""
+        while True:
+            await self._any_ended.wait()
+            batch, self._ended = self._ended[:FOLDED], self._ended[FOLDED:]
+            if not self._ended:
+                self._any_ended.clear()
+            try:
+                await self._fold(batch)
+            except Exception:
+                # Their leases end by themselves, and whoever takes them then finds the outcomes outside.
+                log.exception("outcomes not folded", lanes=self.name)
+            for it in batch:
+                if not it.folded.done():
+                    it.folded.set_result(None)
+            self._wakeups.poke(self._database)
+
+    async def _fold(self, batch: list[Ended]) -> None:
+        """Fold outcomes and end their effects in one transaction, under the aggregates' locks and the leases' epochs."""
         while True:
             try:
                 async with self._database.transaction() as tx:
-                    held = await tx.fetchval(
-                        "SELECT true FROM effects WHERE id = $1 AND epoch = $2 AND standing = 'started' FOR UPDATE",
-                        effect.id,
-                        effect.epoch,
-                    )
-                    if not held:
-                        return
-                    await self._publish(tx, effect, outcome)
-                    await tx.execute(
-                        "UPDATE effects SET standing = 'done', ended_at = now(), error = NULL WHERE id = $1",
-                        effect.id,
-                    )
+                    done = await self._end(tx, batch)
             except TRANSIENT as passing:
                 # The lease runs on; when it ends, whoever takes the effect finds its outcome outside.
                 log.warning("outcome not committed yet", lanes=self.name, error=repr(passing))
                 await asyncio.sleep(0.3)
             except Exception as refused:
+                if len(batch) > 1:
+                    # One of them cannot be folded; the others can.
+                    for it in batch:
+                        await self._fold([it])
+                    return
+                effect = batch[0].effect
                 log.exception("outcome cannot be folded", lanes=self.name, id=str(effect.id))
                 await self._again(effect, refused, standing="started", give_up=True)
                 return
             else:
-                break
-        self.vitals.count(done=1)
-        self._wakeups.poke(self._database)
+                self.vitals.count(done=done)
+                return
 
-    async def _publish(self, tx: Connection, effect: Leased, outcome: list[Message]) -> None:
+    async def _end(self, tx: Connection, batch: list[Ended]) -> int:
+        rows = await tx.fetch(
+            """SELECT e.id FROM effects e JOIN unnest($1::uuid[], $2::bigint[]) AS l (id, epoch) USING (id, epoch)
+               WHERE e.standing = 'started' ORDER BY e.id FOR UPDATE OF e""",
+            [it.effect.id for it in batch],
+            [it.effect.epoch for it in batch],
+        )
+        held = {row["id"] for row in rows}
+        if held:
+            await self._publish(tx, [it for it in batch if it.effect.id in held])
+            await tx.execute(
+                "UPDATE effects SET standing = 'done', ended_at = now(), error = NULL WHERE id = ANY($1::uuid[])",
+                list(held),
+            )
+        return len(held)
+
+    async def _publish(self, tx: Connection, batch: list[Ended]) -> None:
         decider = self._wiring.decider
         streams = Streams(decider, self._codec)
         keys = set()
-        for message in outcome:
-            contract = self._codec.catalog.of(type(message))
-            if contract.kind != "command":
-                model = decider.aggregates[contract.key]
-                keys.add((model.name, effect.incoming.envelope.tenant, str(getattr(message, contract.key))))
+        for it in batch:
+            for message in it.outcome:
+                contract = self._codec.catalog.of(type(message))
+                if contract.kind != "command":
+                    model = decider.aggregates[contract.key]
+                    tenant = it.effect.incoming.envelope.tenant
+                    keys.add((model.name, tenant, str(getattr(message, contract.key))))
         if keys:
             await streams.lock(tx, keys)
-        attempt = Attempt()
-        for message in outcome:
-            streams.emit(attempt, self._wiring.name, effect.incoming, message, datetime.now(UTC))
-        streams.merge(attempt)
+        now = datetime.now(UTC)
+        for it in batch:
+            attempt = Attempt()
+            for message in it.outcome:
+                streams.emit(attempt, self._wiring.name, it.effect.incoming, message, now)
+            streams.merge(attempt)
         await streams.save(tx)
