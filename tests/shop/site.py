@@ -15,6 +15,7 @@ from unittest.mock import patch
 from urllib.parse import urlsplit, urlunsplit
 from uuid import UUID, uuid4
 
+import asyncpg
 from confluent_kafka import Producer
 
 import tests.shop.events
@@ -23,6 +24,8 @@ import tests.shop.projections
 import tests.shop.sagas
 from events import Message
 from infra.migrations.migrate import migrate
+from infra.postgres.database import open_database
+from infra.runtime.asking.questions import Question, Questions
 from infra.runtime.catalog import Catalog, ProjectionWiring
 from infra.runtime.engine import Engine, open_engine
 from infra.runtime.folding.generations import Generation, generations
@@ -36,11 +39,10 @@ from tests.shop.bench import Bench, administered, wire
 SOURCE = Path(tests.shop.projections.__file__)
 
 
-def changed(folder: Path, **edits: str) -> Catalog:
-    """Wire the shop with its projections edited: `old text = new text` pairs by any name, as `old=>new`."""
+def changed(folder: Path, *edits: tuple[str, str]) -> Catalog:
+    """Wire the shop with its projections edited: each edit is an old text and a new one."""
     text = SOURCE.read_text("utf-8")
-    for edit in edits.values():
-        old, new = edit.split("=>")
+    for old, new in edits:
         assert old in text, old
         text = text.replace(old, new)
     name = f"edited_{uuid4().hex}"
@@ -140,8 +142,6 @@ class Site:
 
     async def fetch(self, query: str, *arguments: object) -> list[dict[str, Any]]:
         """Ask as the administrator."""
-        import asyncpg
-
         connection = await asyncpg.connect(self.settings.postgres)
         try:
             return [dict(row) for row in await connection.fetch(query, *arguments)]
@@ -153,6 +153,25 @@ class Site:
         async with self.engine() as engine:
             known = await generations(engine.databases["projections"], self.wiring(model))
         return {it.number: it for it in known}
+
+    async def ask(self, engine: Engine, catalog: Catalog | None = None) -> list[dict[str, Any]]:
+        """Ask for all colours as HTTP does."""
+        wiring = self.wiring(catalog=catalog)
+        query, row = wiring.queries["colours"]
+        reader = await open_database(self.settings, "read", size=1)
+        try:
+            questions = Questions(reader, engine.codec, self.settings.master_key)
+            page = await questions.ask(
+                Question(wiring, "colours", query, row),
+                query.model_construct(colour=None),
+                tenant=self.tenant,
+                limit=1_000,
+                cursor=None,
+                personal=False,
+            )
+        finally:
+            await reader.close()
+        return page.items
 
     async def rows(self, view: str) -> list[dict[str, Any]]:
         """Give what this site's tenant has in a view, sorted."""
@@ -168,7 +187,8 @@ class Site:
         """Wait until a column of this tenant's rows sums up to `total`."""
 
         async def done() -> bool:
-            return sum(row[column] for row in await self.rows(view)) == total
+            found: int = sum(row[column] for row in await self.rows(view))
+            return found == total
 
         await self.until(done)
 

@@ -31,6 +31,7 @@ class ParkedMessage:
     schema: str
     id: int
     consumer: str
+    generation: int
     topic: str
     partition: int
     offset: int
@@ -99,6 +100,7 @@ def _message(schema: str, row: Any) -> ParkedMessage:
         schema,
         row["id"],
         row["consumer"],
+        row["generation"],
         row["topic"],
         row["partition"],
         row["offset"],

@@ -58,7 +58,8 @@ STEADY_S: Final = 1.0
 """It must have been near the end for so long before it is switched to."""
 LOOK_S: Final = 0.25
 TAKEN_OVER_S: Final = 8.0
-RESTS_S: Final = 0.05
+RESTS_S: Final = 0.02
+WAITS_S: Final = 2.0
 ATTEMPTS: Final = 20
 
 
@@ -103,25 +104,36 @@ class Rebuilt:
 
 
 class Bounded(Batcher):
-    """Folds no further than to a limit in each partition; what lies beyond is read again, later."""
+    """Folds no further than to a limit in each partition, and waits there for the limit to move."""
 
     limits: Positions | None = None
 
     async def run(
         self, positions: dict[Place, Position], records: Sequence[Record]
     ) -> tuple[Counts, set[Place]]:
-        """Run a batch of what lies within the limits; partitions with more count as lost, so that they are claimed anew."""
+        """Run a batch within the limits; partitions with more count as lost after a while, so that they are claimed anew."""
+        counts, lost, rest = Counts(), set[Place](), list(records)
+        give_up = time.monotonic() + WAITS_S
+        while rest:
+            within = [it for it in rest if self._allows(it)]
+            if within:
+                done, gone = await super().run(positions, within)
+                for name in ("applied", "duplicates", "parked", "skipped"):
+                    setattr(counts, name, getattr(counts, name) + getattr(done, name))
+                lost |= gone
+                # In the order of the log: what is left of a partition lies behind what was folded.
+                taken = {id(it) for it in within}
+                rest = [it for it in rest if id(it) not in taken and (it.topic, it.partition) not in lost]
+            elif time.monotonic() > give_up:
+                lost |= {(it.topic, it.partition) for it in rest}
+                break
+            else:
+                await asyncio.sleep(RESTS_S)
+        return counts, lost
+
+    def _allows(self, record: Record) -> bool:
         limits = self.limits
-        if limits is None:
-            return await super().run(positions, records)
-        within = [it for it in records if it.offset < limits.get((it.topic, it.partition), 0)]
-        counts, lost = await super().run(positions, within) if within else (Counts(), set[Place]())
-        beyond = {
-            (it.topic, it.partition) for it in records if it.offset >= limits.get((it.topic, it.partition), 0)
-        }
-        if not within:
-            await asyncio.sleep(RESTS_S)
-        return counts, lost | beyond
+        return limits is None or record.offset < limits.get((record.topic, record.partition), 0)
 
 
 class Rebuild:
@@ -274,7 +286,7 @@ class Rebuild:
         while not await self._switched(number, diff, consumer):
             if await stop.within(AGAIN_S):
                 return await self._ended(number, stop)
-        taken_over = await self._taken_over(number, stop)
+        taken_over = await self._taken_over(blue.number, number, stop)
         return Rebuilt(
             number,
             switched=True,
@@ -363,9 +375,10 @@ class Rebuild:
             return False
         return True
 
-    async def _taken_over(self, number: int, stop: _Either) -> bool:
-        """Wait until a worker folds it, as long as any is there to."""
-        give_up = time.monotonic() + TAKEN_OVER_S
+    async def _taken_over(self, blue: int, number: int, stop: _Either) -> bool:
+        """Wait until a worker folds it, if any is there to."""
+        there = await folded_by_a_worker(self._engine, self._wiring, blue)
+        give_up = time.monotonic() + (TAKEN_OVER_S if there else 0)
         while time.monotonic() < give_up:
             if await folded_by_a_worker(self._engine, self._wiring, number):
                 return True
