@@ -87,6 +87,14 @@ class Process:
         self._running.terminate()
         return self._running.wait(within)
 
+    def ended(self, within: float) -> int | None:
+        """Give its exit code, or `None` when it still runs after so many seconds."""
+        assert self._running is not None
+        try:
+            return self._running.wait(within)
+        except subprocess.TimeoutExpired:
+            return None
+
     def hold(self) -> None:
         """Stop it where it is."""
         assert self._running is not None
@@ -167,6 +175,10 @@ class Installation:
     def worker(self, *names: str, module: str = "infra.cli", **environment: str) -> Process:
         """Give a worker process for `names`: the product's own command, unless a test brings a mutant."""
         arguments = ["work", *names] if module == "infra.cli" else list(names)
+        return self.process(*arguments, module=module, **environment)
+
+    def process(self, *arguments: str, module: str = "infra.cli", **environment: str) -> Process:
+        """Give a process of the product's own command line, or of a module of the tests."""
         log = self.home / "logs" / f"worker-{len(self._workers)}.log"
         log.parent.mkdir(exist_ok=True)
         # Nobody is charged in earnest: unless a test runs the simulator, there is no provider.

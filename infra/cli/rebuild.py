@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import getpass
+import os
 import signal
 import sys
 from collections.abc import AsyncGenerator, Coroutine, Sequence
@@ -30,6 +32,9 @@ commands = typer.Typer()
 @commands.command()
 def rebuild(
     model: Annotated[str, typer.Argument(help="The read model, such as customer_spend.")],
+    parallel: Annotated[int, typer.Option(min=1, max=12, help="Build in so many processes.")] = min(
+        2, os.cpu_count() or 1
+    ),
     why: Annotated[str, typer.Option(help="For the record: why.")] = "",
     *,
     rollback: Annotated[bool, typer.Option("--rollback", help="Serve the generation before again.")] = False,
@@ -50,7 +55,7 @@ def rebuild(
             raise SystemExit(Code.REFUSED)
         _run(_roll_back(wiring, why or "asked for") if rollback else _cancel(wiring, why or "asked for"))
     else:
-        _run(_rebuild(wiring, why or "asked for", yes=yes))
+        _run(_rebuild(wiring, parallel, why or "asked for", yes=yes))
 
 
 def _run(work: Coroutine[Any, Any, Code]) -> None:
@@ -83,10 +88,13 @@ async def _opened() -> AsyncGenerator[tuple[Engine, asyncio.Event]]:
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with open_engine(Settings.load(), discover(), ["projections", "operations"], size=5) as engine:
+        # What has been imported stays: the collector need not look at it again and again.
+        gc.collect()
+        gc.freeze()
         yield engine, stop
 
 
-async def _rebuild(wiring: ProjectionWiring, why: str, *, yes: bool) -> Code:
+async def _rebuild(wiring: ProjectionWiring, parallel: int, why: str, *, yes: bool) -> Code:
     from infra.runtime.operating.rebuilding import Asker, Rebuild
 
     model = wiring.projection.name
@@ -107,7 +115,8 @@ async def _rebuild(wiring: ProjectionWiring, why: str, *, yes: bool) -> Code:
                 progress.line(line)
             return yes or await _asked(f"switch readers of {model} to it? [y/N] ", stop)
 
-        done = await Rebuild(engine, wiring, Asker(getpass.getuser(), why, tell, agree)).run(stop)
+        asker = Asker(getpass.getuser(), why, tell, agree)
+        done = await Rebuild(engine, wiring, asker, processes=parallel).run(stop)
     progress.line()
     if not done.switched:
         kept = f"generation {done.generation} is kept as far as it is; go on: triplane rebuild {model}"

@@ -1,9 +1,6 @@
 """A read model is built anew beside the one that serves, compared with it, and switched to; or given up, or gone back from.
 
-The new generation is folded by the same consumer under the same rules, with positions, inbox and parking of its own. A
-projection can do nothing else: it has no outbox, no effects and no port, and its role no right in any other schema.
-
-It does not read past the serving generation until both are compared, so that they are compared at the very same place.
+The new generation does not read past the serving generation until both are compared, so that they are compared at the very same place.
 """
 
 from __future__ import annotations
@@ -12,7 +9,9 @@ import asyncio
 import contextlib
 import os
 import socket
+import sys
 import time
+from asyncio.subprocess import DEVNULL
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -26,13 +25,9 @@ from events import Event
 from events.operations import RebuildCancelled, RebuildRolledBack, RebuildStarted, RebuildSwitched
 from infra.errors import Refused, TriplaneError
 from infra.kafka.admin import Topic
-from infra.kafka.record import Place, Record
 from infra.postgres.database import TRANSIENT, Connection
 from infra.runtime.catalog import ProjectionWiring
-from infra.runtime.consuming.batch import Batcher, Counts, Position
 from infra.runtime.consuming.consumer import Consumer, label
-from infra.runtime.consuming.first_start import register
-from infra.runtime.consuming.overlays import discarded
 from infra.runtime.engine import Engine
 from infra.runtime.folding.generations import (
     Generation,
@@ -46,9 +41,9 @@ from infra.runtime.folding.generations import (
 )
 from infra.runtime.folding.tables import drop, ensure_indexes
 from infra.runtime.operating import acts as operations
+from infra.runtime.operating.building import Bounded, bounded, folding, topics_of
 from infra.runtime.operating.diffing import TableDiff, compare
 from infra.runtime.operating.switching import AGAIN_S, PASSING, Positions, drain, held, positions, switch
-from infra.runtime.publishing.wakeup import Wakeups
 
 LEASE_S: Final = 10.0
 RENEW_S: Final = 2.0
@@ -59,7 +54,6 @@ STEADY_S: Final = 1.0
 LOOK_S: Final = 0.25
 TAKEN_OVER_S: Final = 8.0
 RESTS_S: Final = 0.02
-WAITS_S: Final = 2.0
 ATTEMPTS: Final = 20
 
 
@@ -103,47 +97,15 @@ class Rebuilt:
     diff: Sequence[TableDiff] = field(default_factory=tuple[TableDiff, ...])
 
 
-class Bounded(Batcher):
-    """Folds no further than to a limit in each partition, and waits there for the limit to move."""
-
-    limits: Positions | None = None
-
-    async def run(
-        self, positions: dict[Place, Position], records: Sequence[Record]
-    ) -> tuple[Counts, set[Place]]:
-        """Run a batch within the limits; partitions with more count as lost after a while, so that they are claimed anew."""
-        counts, lost, rest = Counts(), set[Place](), list(records)
-        give_up = time.monotonic() + WAITS_S
-        while rest:
-            within = [it for it in rest if self._allows(it)]
-            if within:
-                done, gone = await super().run(positions, within)
-                for name in ("applied", "duplicates", "parked", "skipped"):
-                    setattr(counts, name, getattr(counts, name) + getattr(done, name))
-                lost |= gone
-                # In the order of the log: what is left of a partition lies behind what was folded.
-                taken = {id(it) for it in within}
-                rest = [it for it in rest if id(it) not in taken and (it.topic, it.partition) not in lost]
-            elif time.monotonic() > give_up:
-                lost |= {(it.topic, it.partition) for it in rest}
-                break
-            else:
-                await asyncio.sleep(RESTS_S)
-        return counts, lost
-
-    def _allows(self, record: Record) -> bool:
-        limits = self.limits
-        return limits is None or record.offset < limits.get((record.topic, record.partition), 0)
-
-
 class Rebuild:
     """One rebuild of one read model, by this process."""
 
-    def __init__(self, engine: Engine, wiring: ProjectionWiring, asker: Asker) -> None:
-        """Rebuild `wiring`'s model; the engine has the schemas `projections` and `operations` open."""
+    def __init__(self, engine: Engine, wiring: ProjectionWiring, asker: Asker, *, processes: int = 1) -> None:
+        """Rebuild `wiring`'s model in so many processes; the engine has the schemas `projections` and `operations` open."""
         self._engine = engine
         self._wiring = wiring
         self._asker = asker
+        self._processes = processes
         self._database = engine.databases["projections"]
         self._me = uuid4()
         self._began = time.monotonic()
@@ -155,17 +117,17 @@ class Rebuild:
 
         Raises `Refused` when somebody else is at it, or the log does not begin at its beginning.
         """
-        topics = await self._topics()
+        topics = await topics_of(self._engine, self._wiring)
+        await self._check_beginning(topics)
         number = await self._take()
         try:
-            batcher = await self._batcher(number, topics)
+            batcher = await bounded(self._engine, self._wiring, number, topics)
             async with self._leased(number) as lost, folding(self._engine, batcher, topics) as consumer:
                 return await self._see_through(number, batcher, consumer, _Either(stop, lost))
         finally:
             await self._let_go(number)
 
-    async def _topics(self) -> dict[str, Topic]:
-        topics = await self._engine.admin.topics(self._wiring.topics)
+    async def _check_beginning(self, topics: dict[str, Topic]) -> None:
         first = await self._engine.admin.offsets(list(topics.values()), end=False)
         cut = sorted(place for place, offset in first.items() if offset > 0)
         if cut:
@@ -173,21 +135,6 @@ class Rebuild:
                 f"{cut[0][0]}/{cut[0][1]} begins at offset {first[cut[0]]}, not at 0: what came before is not in the log, "
                 "and a rebuild would lose it"
             )
-        return topics
-
-    async def _batcher(self, number: int, topics: dict[str, Topic]) -> Bounded:
-        engine, wiring = self._engine, self._wiring
-        overlaid = await discarded(engine.databases["operations"], wiring.name, topics.values())
-        await register(self._database, engine.admin, wiring, number, topics)
-        return Bounded(
-            wiring,
-            number,
-            self._database,
-            engine.codec,
-            engine.tenancy,
-            engine.folding(wiring, number),
-            overlaid,
-        )
 
     # -- the lease --------------------------------------------------------------------------------------------------
 
@@ -265,9 +212,10 @@ class Rebuild:
     async def _see_through(self, number: int, batcher: Bounded, consumer: Consumer, stop: _Either) -> Rebuilt:
         blue = serving(self._wiring, await generations(self._database, self._wiring))
         self._from = sum((await positions(self._database, self._wiring, number)).values())
-        while await self._behind_blue(number, blue.number, batcher, consumer) > NEAR:
-            if await stop.within(LOOK_S):
-                return await self._ended(number, stop)
+        async with self._helped(number):
+            while await self._behind_blue(number, blue.number, batcher, consumer) > NEAR:
+                if await stop.within(LOOK_S):
+                    return await self._ended(number, stop)
         async with self._database.transaction() as tx:
             await ensure_indexes(tx, self._wiring, number)
         for base in self._wiring.rows.values():
@@ -295,6 +243,28 @@ class Rebuild:
             seconds=loaded.seconds,
             diff=diff,
         )
+
+    @asynccontextmanager
+    async def _helped(self, number: int) -> AsyncGenerator[None]:
+        """Share the partitions out with further processes as long as the block runs."""
+        command = (
+            sys.executable,
+            "-m",
+            "infra.runtime.operating.helping",
+            self._wiring.projection.name,
+            str(number),
+        )
+        helpers = [
+            await asyncio.create_subprocess_exec(*command, stdout=DEVNULL) for _ in range(self._processes - 1)
+        ]
+        try:
+            yield
+        finally:
+            for helper in helpers:
+                with contextlib.suppress(ProcessLookupError):
+                    helper.terminate()
+            for helper in helpers:
+                await helper.wait()
 
     async def _ended(self, number: int, stop: _Either) -> Rebuilt:
         if stop.lost.is_set():
@@ -415,19 +385,6 @@ class _Either:
                 return False
             await asyncio.sleep(min(left, RESTS_S))
         return True
-
-
-@asynccontextmanager
-async def folding(engine: Engine, batcher: Batcher, topics: dict[str, Topic]) -> AsyncGenerator[Consumer]:
-    """Fold as long as the block runs, and to the edge of a batch."""
-    consumer = Consumer(batcher, engine.settings.kafka, topics, Wakeups())
-    stop = asyncio.Event()
-    task = asyncio.create_task(consumer.run(stop))
-    try:
-        yield consumer
-    finally:
-        stop.set()
-        await task
 
 
 def _left(lease: Lease) -> bool:
