@@ -241,7 +241,7 @@ def facts(installation: Installation) -> Facts:
 def worker(installation: Installation, facts: Facts) -> Generator[Process]:
     """A worker that folds the model, and has folded much."""
     with installation.working(f"projections.{MODEL}", TRIPLANE_REBUILD="command") as worker:
-        facts.append(20_000)
+        facts.append(12_000)
         read_to_the_end(installation)
         yield worker
 
@@ -252,9 +252,9 @@ def test_killed_again_and_again_it_ends_right_and_readers_notice_nothing(
     dice = random.Random(3)
     before = ends(installation)
     kills = switches = 0
-    with reading(installation) as seen, facts.coming(per_second=200):
+    with reading(installation) as seen, facts.coming(per_second=150):
         rebuild = installation.process("rebuild", MODEL, "--yes")
-        while kills < 8:
+        while kills < 7:
             rebuild.start()
             code = rebuild.ended(dice.uniform(1.2, 2.4))
             if code is None:
@@ -291,11 +291,31 @@ def test_killed_again_and_again_it_ends_right_and_readers_notice_nothing(
     assert grown <= {"payments.events", "operations.events"}
 
 
+def test_told_to_stop_it_stops_at_the_edge_of_a_batch_and_can_be_given_up(
+    installation: Installation, worker: Process
+) -> None:
+    assert worker.alive
+    rebuild, give_up = (
+        installation.process("rebuild", MODEL, "--yes", *more) for more in ((), ("--cancel",))
+    )
+    rebuild.start()
+    installation.until(lambda: "building" in generations(installation), 20, "it is being built")
+    assert rebuild.terminate() == 130
+    give_up.start()
+    assert give_up.ended(20) == 0
+    assert "building" not in generations(installation)
+    unattended = installation.process("rebuild", MODEL)
+    unattended.start()
+    assert unattended.ended(20) == 3
+
+
 def test_the_mutant_that_switches_by_lag_shows_readers_the_past(
     installation: Installation, worker: Process
 ) -> None:
     assert worker.alive
-    mutant = installation.process("by_lag", "rebuild", MODEL, "--yes", module="tests.faults.mutants")
+    mutant = installation.process(
+        "by_lag", "rebuild", MODEL, "--yes", "--parallel", "1", module="tests.faults.mutants"
+    )
     with reading(installation) as seen:
         time.sleep(0.5)
         mutant.start()
@@ -309,7 +329,9 @@ def test_the_mutant_whose_checkpoint_goes_ahead_is_seen_to_lose(
     installation: Installation, worker: Process
 ) -> None:
     assert worker.alive
-    mutant = installation.process("hasty", "rebuild", MODEL, "--yes", module="tests.faults.mutants")
+    mutant = installation.process(
+        "hasty", "rebuild", MODEL, "--yes", "--parallel", "1", module="tests.faults.mutants"
+    )
     serving, kills = generations(installation)["active"], 0
     while kills < 3:
         mutant.start()

@@ -154,14 +154,10 @@ async def test_an_interrupted_rebuild_goes_on_and_one_of_other_code_begins_anew(
 
         heard = Heard().asker()
         done = await Rebuild(engine, site.wiring(), Asker(heard.who, heard.why, tell, heard.agree)).run(stop)
-    print(
-        await site.fetch(
-            "select generation, next_offset from projections.checkpoints where generation=2 and next_offset>0"
-        ),
-        done,
-    )
     assert not done.switched
     assert await standings(site) == ["active", "building"]
+    go_on = "generation 2 is half-built; go on: triplane rebuild colours"
+    assert (await said(site, site.catalog))["building"] == go_on
     again = await site.rebuild()
     assert (again.generation, again.switched) == (2, True)
     assert again.events < 3_000
@@ -187,6 +183,7 @@ async def test_one_rebuild_at_a_time_and_the_second_operator_hears_of_the_first(
         first = Rebuild(engine, site.wiring(), Asker("alice", "asked for", lambda _: None, agree))
         running = asyncio.create_task(first.run(asyncio.Event()))
         await waits.wait()
+        assert "generation 2 is being built by alice on" in (await said(site, site.catalog))["building"]
         with pytest.raises(Refused, match=r"alice on .* is rebuilding colours since"):
             await site.rebuild(who="bob")
         with pytest.raises(Refused, match="alice"):
@@ -289,7 +286,7 @@ async def _red(site: Site, catalog: Catalog, text: str) -> bool:
 
 
 async def _green(site: Site, catalog: Catalog) -> bool:
-    return (await said(site, catalog))["state"] == "green"
+    return bool((await said(site, catalog))["state"] == "green")
 
 
 async def test_code_that_is_behind_is_shown_and_folds_on(site: Site, tmp_path: Path) -> None:

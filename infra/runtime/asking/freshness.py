@@ -79,6 +79,8 @@ class Part:
     """Parked messages by reason."""
     behind: str | None = None
     """That the serving generation of a read model is behind its code, and what to do."""
+    building: str | None = None
+    """That another generation of it is being built, and by whom."""
 
     @property
     def state(self) -> str:
@@ -159,10 +161,15 @@ class Gauge:
 
     async def _measure(self) -> Freshness:
         # The checkpoints are read first: an end offset read after them can only show more lag, never less than there is.
-        active = await self._active()
+        known = await self._generations()
+        active = {name: it for name, of in known.items() for it in of if it.standing == "active"}
         checkpoints = await self._checkpoints(active)
         ends = await self._end_offsets()
         parts = await self._parts(active)
+        for name, of in known.items():
+            parts[name].building = next(
+                (_being_built(name, it) for it in of if it.standing == "building"), None
+            )
         now = await self._monitor.fetch("SELECT extract(epoch FROM now())::float8 AS now")
         measured_at: float = now[0]["now"]
         await self._add_lag(parts, checkpoints, ends, measured_at)
@@ -245,13 +252,13 @@ class Gauge:
 
     # -- the database -----------------------------------------------------------------------------------------------
 
-    async def _active(self) -> dict[str, Generation]:
-        """Give the serving generation of each read model, by its consumer's name."""
-        found: dict[str, Generation] = {}
-        for row in await self._monitor.fetch(f"{SELECT} WHERE standing = 'active'"):
-            wiring = self._catalog.consumers.get(f"projections.{row['projection']}")
-            if wiring is not None:
-                found[wiring.name] = generation_of(row)
+    async def _generations(self) -> dict[str, list[Generation]]:
+        """Give the generations that serve or are built, by the consumer's name."""
+        found: dict[str, list[Generation]] = {}
+        for row in await self._monitor.fetch(f"{SELECT} WHERE standing IN ('active', 'building')"):
+            name = f"projections.{row['projection']}"
+            if name in self._catalog.projections:
+                found.setdefault(name, []).append(generation_of(row))
         return found
 
     async def _checkpoints(self, active: dict[str, Generation]) -> dict[str, tuple[int, dict[Place, int]]]:
@@ -277,8 +284,11 @@ class Gauge:
             if wiring is not None and part.name in active:
                 part.behind = behind(wiring, active[part.name])
         for row in await self._everywhere("heartbeats", _BEATS):
-            part_of = parts.get(shown_as.get(row["consumer"], row["consumer"]))
-            if part_of is None or (part_of.name in active and row["consumer"] not in shown_as):
+            consumer: str = row["consumer"]
+            name = shown_as.get(consumer, consumer)
+            part_of = parts.get(name)
+            if part_of is None or (name in active and consumer not in shown_as):
+                # Nobody's, or of a generation that does not serve.
                 continue
             process = Process(row["host"], row["pid"], row["beat_age"], row["turn_age"], row["partitions"])
             part_of.processes.append(process)
@@ -370,6 +380,12 @@ def _add_counters(part: Part, row: Row) -> None:
         part.counters[name] = part.counters.get(name, 0) + int(number)
 
 
+def _being_built(name: str, building: Generation) -> str:
+    if building.lease is not None and not building.lease.expired:
+        return f"generation {building.number} is being built by {building.lease.holder}"
+    return f"generation {building.number} is half-built; go on: triplane rebuild {name.removeprefix('projections.')}"
+
+
 def wrong_with(part: Part) -> list[str]:
     """Say everything that is wrong with a part."""
     alive = [process for process in part.processes if process.alive]
@@ -434,6 +450,7 @@ def report(measured: Freshness) -> dict[str, Any]:
                 "parked_by_reason": part.parked,
                 "generation": part.generation,
                 "behind_its_code": part.behind,
+                "building": part.building,
             }
             for part in measured.parts.values()
         ],

@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import os
 import socket
-import sys
 import time
 from asyncio.subprocess import DEVNULL
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
@@ -23,6 +22,7 @@ import psutil
 
 from events import Event
 from events.operations import RebuildCancelled, RebuildRolledBack, RebuildStarted, RebuildSwitched
+from infra.embedded.process import python, surroundings
 from infra.errors import Refused, TriplaneError
 from infra.kafka.admin import Topic
 from infra.postgres.database import TRANSIENT, Connection
@@ -247,15 +247,10 @@ class Rebuild:
     @asynccontextmanager
     async def _helped(self, number: int) -> AsyncGenerator[None]:
         """Share the partitions out with further processes as long as the block runs."""
-        command = (
-            sys.executable,
-            "-m",
-            "infra.runtime.operating.helping",
-            self._wiring.projection.name,
-            str(number),
-        )
+        command = python("infra.runtime.operating.helping", self._wiring.projection.name, str(number))
         helpers = [
-            await asyncio.create_subprocess_exec(*command, stdout=DEVNULL) for _ in range(self._processes - 1)
+            await asyncio.create_subprocess_exec(*command, stdout=DEVNULL, env=surroundings())
+            for _ in range(self._processes - 1)
         ]
         try:
             yield
@@ -474,17 +469,17 @@ async def roll_back(
         await _record(engine, act, asker)
 
     async with _helped(engine, wiring, standby):
-        for _ in range(ATTEMPTS):
+        left = ATTEMPTS
+        while True:
             try:
                 blue = await switch(database, wiring, standby.number, note)
             except PASSING as passing:
-                because = passing
+                left -= 1
+                if stop.is_set() or not left:
+                    raise Refused(f"not rolled back, and nothing was changed: {passing}") from passing
             else:
                 return blue.number, standby.number
-            if stop.is_set():
-                break
             await asyncio.sleep(AGAIN_S)
-    raise Refused(f"not rolled back, and nothing was changed: {because}")
 
 
 @asynccontextmanager

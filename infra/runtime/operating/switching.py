@@ -16,7 +16,7 @@ from infra.errors import TriplaneError
 from infra.kafka.record import Place
 from infra.postgres.database import TRANSIENT, Connection, Database
 from infra.runtime.catalog import ProjectionWiring
-from infra.runtime.folding.generations import Generation, locked, of_standing, serving, stand
+from infra.runtime.folding.generations import Generation, generations, locked, of_standing, serving, stand
 from infra.runtime.folding.tables import drop, show, show_again
 
 LOCK_TIMEOUT: Final = "500ms"
@@ -85,9 +85,7 @@ async def switch(
 
     `note` is awaited right before the commit with the generation that has served: no switch goes unrecorded.
     """
-    async with database.transaction() as tx:
-        known = await locked(tx, wiring)
-    blue = serving(wiring, known)
+    blue = serving(wiring, await generations(database, wiring))
     async with held(database, wiring, blue.number) as (tx, ends):
         known = await locked(tx, wiring)
         green = next((it for it in known if it.number == target), None)
