@@ -1,15 +1,20 @@
-"""Structured logs: one JSON object a line on standard error, with what is bound to the context (tenant, correlation)."""
+"""Structured logs: one JSON object a line on standard error or in a file, with what is bound (tenant, correlation)."""
 
 from __future__ import annotations
 
 import logging
 import sys
+from pathlib import Path
 
 import structlog
 
 
-def configure(process: str) -> None:
-    """Log as JSON lines; libraries' warnings too."""
+def configure(process: str, file: Path | None = None) -> None:
+    """Log as JSON lines, to the end of `file` where one is given; libraries' warnings too."""
+    stream = sys.stderr
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        stream = file.open("a", encoding="utf-8", buffering=1)
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -19,12 +24,12 @@ def configure(process: str) -> None:
             structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(stream),
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(process=process)
     logging.basicConfig(
-        stream=sys.stderr,
+        stream=stream,
         level=logging.ERROR,
         format='{"level":"%(levelname)s","logger":"%(name)s","event":"%(message)s"}',
     )

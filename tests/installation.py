@@ -34,6 +34,10 @@ from infra.settings import Settings, home_path
 T = TypeVar("T")
 NOWHERE = "http://127.0.0.1:9"
 
+_NOT_FOLDED = """EXISTS (SELECT FROM projections.generations g WHERE 'projections.' || g.projection = c.consumer
+    AND g.generation = c.generation AND g.standing NOT IN ('active', 'standby'))"""
+"""Which positions of read models no worker moves."""
+
 AWAY: tuple[type[BaseException], ...] = (
     OSError,
     asyncpg.PostgresError,
@@ -295,7 +299,10 @@ class Installation:
             try:
                 for schema, labels in chains(self.catalog).items():
                     if "engine" in labels:
-                        for row in await connection.fetch(f"SELECT * FROM {schema}.checkpoints"):
+                        idle = "false" if schema != "projections" else _NOT_FOLDED
+                        for row in await connection.fetch(
+                            f"SELECT * FROM {schema}.checkpoints c WHERE NOT ({idle})"
+                        ):
                             behind = ends[row["topic"], row["partition"]] - row["next_offset"]
                             if behind > 0 and row["consumer"] in self.catalog.consumers:
                                 found[row["consumer"]] = found.get(row["consumer"], 0) + behind

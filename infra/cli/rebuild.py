@@ -18,6 +18,7 @@ import typer
 from infra.cli.errors import Code, CommandError
 from infra.cli.progress import Progress
 from infra.cli.terminal import harmless
+from infra.logs import configure
 from infra.settings import Settings
 
 if TYPE_CHECKING:
@@ -87,7 +88,9 @@ async def _opened() -> AsyncGenerator[tuple[Engine, asyncio.Event]]:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with open_engine(Settings.load(), discover(), ["projections", "operations"], size=5) as engine:
+    settings = Settings.load()
+    configure("rebuild", settings.home / "logs" / "rebuild.log")
+    async with open_engine(settings, discover(), ["projections", "operations"], size=5) as engine:
         # What has been imported stays: the collector need not look at it again and again.
         gc.collect()
         gc.freeze()

@@ -114,7 +114,7 @@ def generation_of(row: Row) -> Generation:
 
 
 def serving(wiring: ProjectionWiring, known: list[Generation]) -> Generation:
-    """Give the generation that serves."""
+    """Give the active one of `known`, whose rows readers see; raise `TriplaneError` before the first migration."""
     for it in known:
         if it.standing == "active":
             return it

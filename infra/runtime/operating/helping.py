@@ -24,13 +24,13 @@ from infra.settings import Settings
 LOOK_S = 0.25
 
 
-async def _help(model: str, number: int) -> None:
+async def _help(settings: Settings, model: str, number: int) -> None:
     catalog = discover()
     wiring = catalog.projections[f"projections.{model}"]
     stop, leader = asyncio.Event(), os.getppid()
     for signal_number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(signal_number, stop.set)
-    async with open_engine(Settings.load(), catalog, ["projections", "operations"], size=3) as engine:
+    async with open_engine(settings, catalog, ["projections", "operations"], size=3) as engine:
         database = engine.databases["projections"]
         blue = serving(wiring, await generations(database, wiring))
         topics = await topics_of(engine, wiring)
@@ -45,5 +45,6 @@ async def _help(model: str, number: int) -> None:
 
 
 if __name__ == "__main__":
-    configure("rebuild")
-    uvloop.run(_help(sys.argv[1], int(sys.argv[2])))
+    home = Settings.load()
+    configure("rebuild", home.home / "logs" / "rebuild.log")
+    uvloop.run(_help(home, sys.argv[1], int(sys.argv[2])))

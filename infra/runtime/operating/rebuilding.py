@@ -223,8 +223,9 @@ class Rebuild:
         diff: list[TableDiff] | None = None
         while diff is None:
             await self._behind_blue(number, blue.number, batcher, consumer)
-            with contextlib.suppress(*PASSING):
-                diff = await self._compare(blue, batcher)
+            if consumer.vitals.partitions:
+                with contextlib.suppress(*PASSING):
+                    diff = await self._compare(blue, batcher)
             if await stop.within(0 if diff else LOOK_S):
                 return await self._ended(number, stop)
         batcher.limits = None
