@@ -133,3 +133,63 @@ class ReplayEnded(Event):
     skipped: int
     who: ShortText
     at: Instant
+
+
+class RebuildStarted(Event):
+    """A new generation of a read model is being built beside the one that serves."""
+
+    operation_id: Key[UUID]
+    model: ShortText
+    """The read model."""
+    serving: int
+    """The number of the generation that serves."""
+    generation: int
+    """The number of the generation that is built."""
+    who: ShortText
+    why: ShortText
+    at: Instant
+
+
+class RebuildCancelled(Event):
+    """A generation that was being built is thrown away; the one that serves has not been touched."""
+
+    operation_id: Key[UUID]
+    model: ShortText
+    generation: int
+    who: ShortText
+    why: ShortText
+    at: Instant
+
+
+class RebuildSwitched(Event):
+    """Readers see the new generation of a read model; the old one stands by."""
+
+    operation_id: Key[UUID]
+    model: ShortText
+    before: int
+    """The number of the generation that served."""
+    generation: int
+    """The number of the generation that serves from now on."""
+    rows_before: int
+    """How many rows the old one had when both were compared, at the same place of the log."""
+    rows: int
+    """How many rows the new one had there."""
+    rows_changed: int
+    """How many of them differ, are new or are gone; -1 where the keys differ and no row has its like."""
+    who: ShortText
+    why: ShortText
+    at: Instant
+
+
+class RebuildRolledBack(Event):
+    """Readers see the earlier generation of a read model again; the newer one stands by."""
+
+    operation_id: Key[UUID]
+    model: ShortText
+    before: int
+    """The number of the generation that served."""
+    generation: int
+    """The number of the generation that serves again."""
+    who: ShortText
+    why: ShortText
+    at: Instant

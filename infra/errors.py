@@ -7,6 +7,10 @@ class TriplaneError(Exception):
     """Anything the platform itself reports."""
 
 
+class Refused(TriplaneError):
+    """A guard said no and nothing was changed; the text says what would have to be otherwise."""
+
+
 class WiringError(TriplaneError):
     """The code does not fit together: found at start, with the name of the culprit."""
 

@@ -1,4 +1,4 @@
-"""Structured logs: one JSON object a line on standard error, with what is bound to the context (tenant, correlation)."""
+"""Structured logs: one JSON object a line on standard error or in a file, with what is bound (tenant, correlation)."""
 
 from __future__ import annotations
 

@@ -52,6 +52,10 @@ class Settings:
     """Who may issue access tokens (`iss`)."""
     jwt_audience: str = "triplane-api"
     """Whom an access token must be meant for (`aud`)."""
+    rebuilds_itself: bool = False
+    """Whether workers rebuild a read model that is behind its code, or wait for an operator's command."""
+    standby_hours: float = 24.0
+    """How long the generation that served before is kept ready to go back to."""
 
     @classmethod
     def load(cls, home: Path | None = None) -> Settings:
@@ -74,6 +78,8 @@ class Settings:
             stripe_api_key=live or secrets.get("stripe_api_key", ""),
             stripe_webhook_secret=env.get("STRIPE_WEBHOOK_SECRET")
             or secrets.get("stripe_webhook_secret", ""),
+            rebuilds_itself=_rebuilds_itself(env),
+            standby_hours=_hours("TRIPLANE_STANDBY_HOURS", env.get("TRIPLANE_STANDBY_HOURS") or "24"),
         )
 
     @property
@@ -121,6 +127,25 @@ def _development(env: Mapping[str, str]) -> bool:
         msg = f"TRIPLANE_ENVIRONMENT is {kind!r}: say development or production"
         raise SettingsError(msg)
     return kind == "development"
+
+
+def _rebuilds_itself(env: Mapping[str, str]) -> bool:
+    way = env.get("TRIPLANE_REBUILD") or ("automatic" if _development(env) else "command")
+    if way not in {"automatic", "command"}:
+        msg = f"TRIPLANE_REBUILD is {way!r}: say automatic or command"
+        raise SettingsError(msg)
+    return way == "automatic"
+
+
+def _hours(name: str, text: str) -> float:
+    try:
+        hours = float(text)
+    except ValueError:
+        hours = -1.0
+    if not 0 <= hours < 1e6:
+        msg = f"{name} is {text!r}: give a number of hours, such as 24 or 0.5"
+        raise SettingsError(msg)
+    return hours
 
 
 def _master_key(text: str | None) -> bytes:

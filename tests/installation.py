@@ -34,6 +34,10 @@ from infra.settings import Settings, home_path
 T = TypeVar("T")
 NOWHERE = "http://127.0.0.1:9"
 
+_NOT_FOLDED = """EXISTS (SELECT FROM projections.generations g WHERE 'projections.' || g.projection = c.consumer
+    AND g.generation = c.generation AND g.standing NOT IN ('active', 'standby'))"""
+"""Which positions of read models no worker moves."""
+
 AWAY: tuple[type[BaseException], ...] = (
     OSError,
     asyncpg.PostgresError,
@@ -86,6 +90,14 @@ class Process:
         assert self._running is not None
         self._running.terminate()
         return self._running.wait(within)
+
+    def ended(self, within: float) -> int | None:
+        """Give its exit code, or `None` when it still runs after so many seconds."""
+        assert self._running is not None
+        try:
+            return self._running.wait(within)
+        except subprocess.TimeoutExpired:
+            return None
 
     def hold(self) -> None:
         """Stop it where it is."""
@@ -170,7 +182,7 @@ class Installation:
         return self.process(*arguments, module=module, **environment)
 
     def process(self, *arguments: str, module: str = "infra.cli", **environment: str) -> Process:
-        """Give a process of this installation."""
+        """Give a process of the product's own command line, or of a module of the tests."""
         log = self.home / "logs" / f"worker-{len(self._workers)}.log"
         log.parent.mkdir(exist_ok=True)
         # Nobody is charged in earnest: unless a test runs the simulator, there is no provider.
@@ -287,7 +299,10 @@ class Installation:
             try:
                 for schema, labels in chains(self.catalog).items():
                     if "engine" in labels:
-                        for row in await connection.fetch(f"SELECT * FROM {schema}.checkpoints"):
+                        idle = "false" if schema != "projections" else _NOT_FOLDED
+                        for row in await connection.fetch(
+                            f"SELECT * FROM {schema}.checkpoints c WHERE NOT ({idle})"
+                        ):
                             behind = ends[row["topic"], row["partition"]] - row["next_offset"]
                             if behind > 0 and row["consumer"] in self.catalog.consumers:
                                 found[row["consumer"]] = found.get(row["consumer"], 0) + behind

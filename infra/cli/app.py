@@ -16,7 +16,7 @@ import infra.cli
 from infra.cli.errors import Code, CommandError
 from infra.embedded import EmbeddedError
 from infra.embedded.lock import HomeTaken
-from infra.errors import TriplaneError
+from infra.errors import Refused, TriplaneError
 from infra.settings import SettingsError, home_path
 
 FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -36,6 +36,8 @@ def main(arguments: list[str] | None = None) -> int:  # noqa: C901, PLR0911 - on
         return _fail(
             f"{error}: it is up already; stop it with `triplane down`, or choose another --home", Code.REFUSED
         )
+    except Refused as error:
+        return _fail(str(error), Code.REFUSED)
     except (EmbeddedError, TriplaneError) as error:
         return _fail(str(error), Code.FAILED)
     except KeyboardInterrupt:

@@ -216,12 +216,13 @@ async def _redrive(
         Settings.load(), catalog, {*(it.schema for it in chosen), "operations"}, size=2
     ) as engine:
         batchers = {
-            name: await engine.batcher(catalog.consumers[name]) for name in {it.consumer for it in chosen}
+            (name, generation): await engine.batcher(catalog.consumers[name], generation)
+            for name, generation in {(it.consumer, it.generation) for it in chosen}
         }
         for it in chosen:
             began = time.monotonic()
             try:
-                if await redrive(batchers[it.consumer], it.id):
+                if await redrive(batchers[it.consumer, it.generation], it.id):
                     done.setdefault(it.consumer, []).append(it)
             except (StillFails, NotFirst) as because:
                 failed.append((it, str(because)))

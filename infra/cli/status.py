@@ -101,6 +101,8 @@ def _engine_text(engine: dict[str, Any]) -> list[str]:
         )
         parked = f"{it['parked']} parked" if it["parked"] else ""
         lines.append(f"  {it['state']:<5} {it['name']:<34} {lag:<28} {parked} {it['because'] or ''}".rstrip())
+        if it["building"]:
+            lines.append(f"        {it['building']}")
     lines += [
         f"  outbox of {name}: {it['depth']} waiting, the oldest for {it['age']:.1f} s"
         for name, it in engine.get("outboxes", {}).items()

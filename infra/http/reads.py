@@ -25,7 +25,7 @@ from infra.http.commands import token_of
 from infra.http.problems import Problem, refused, refused_parameters
 from infra.http.services import Services, caller_of, services_of
 from infra.postgres.database import TRANSIENT
-from infra.runtime.asking.questions import DEFAULT_LIMIT, MAX_LIMIT, Question
+from infra.runtime.asking.questions import DEFAULT_LIMIT, MAX_LIMIT, Behind, Question
 from infra.runtime.catalog import Catalog, ProjectionWiring
 from infra.runtime.intake.following import MAX_WAIT_S, At, Reached
 from projections import Query, Row
@@ -162,6 +162,8 @@ async def _answer(services: Services, caller: Caller, question: Question, asked:
         )
     except Unacceptable as wrong:
         raise refused(wrong) from None
+    except Behind as behind:
+        raise Problem(503, "behind_its_code", str(behind), headers={"Retry-After": "30"}) from None
     document = {"items": page.items, "next": page.next, "as_of": await _as_of(services, question.model)}
     return Response(to_json(document), 200, {"Cache-Control": "no-store"}, "application/json")
 

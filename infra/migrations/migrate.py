@@ -12,7 +12,7 @@ from infra.migrations.schemas import ensure_schemas
 from infra.postgres.database import open_database
 from infra.runtime.catalog import Catalog, ProjectionWiring, Wiring
 from infra.runtime.consuming.first_start import register
-from infra.runtime.engine import active_generation
+from infra.runtime.folding.generations import generations, serving
 from infra.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -22,8 +22,8 @@ async def migrate(settings: Settings, catalog: Catalog) -> None:
     """Do whatever is missing, and only that; safe to run at any time, and by two at once."""
     for schema in await ensure_schemas(settings, catalog):
         log.info("schema brought up to date", schema=schema)
-    for name in await ensure_read_models(settings, catalog):
-        log.info("read model has a new generation", projection=name)
+    for news in await ensure_read_models(settings, catalog):
+        log.info("read model", news=news)
     await ensure_monitoring(settings, catalog)
     if settings.development:
         await _demo_tenants(settings)
@@ -38,7 +38,9 @@ async def migrate(settings: Settings, catalog: Catalog) -> None:
         try:
             for wiring in wirings:
                 generation = (
-                    await active_generation(database, wiring) if isinstance(wiring, ProjectionWiring) else 1
+                    serving(wiring, await generations(database, wiring)).number
+                    if isinstance(wiring, ProjectionWiring)
+                    else 1
                 )
                 await register(database, admin, wiring, generation, topics)
         finally:

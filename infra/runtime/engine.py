@@ -7,7 +7,6 @@ from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from infra.errors import TriplaneError
 from infra.kafka.admin import Admin
 from infra.postgres.database import Database, open_database
 from infra.runtime.catalog import Catalog, DeciderWiring, EffectWiring, ProjectionWiring, SagaWiring, Wiring
@@ -15,6 +14,7 @@ from infra.runtime.consuming.batch import Batcher, Folding
 from infra.runtime.consuming.tenancy import Tenancy
 from infra.runtime.effects.recording import Recording
 from infra.runtime.folding.deciding import Deciding
+from infra.runtime.folding.generations import generations, serving
 from infra.runtime.folding.projecting import Projecting
 from infra.runtime.folding.read_models import read_model
 from infra.runtime.folding.stepping import Stepping
@@ -35,36 +35,29 @@ class Engine:
     tenancy: Tenancy
     admin: Admin
 
-    async def batcher(self, wiring: Wiring) -> Batcher:
-        """Give the batcher of a consumer, in the generation that serves."""
+    async def batcher(self, wiring: Wiring, generation: int | None = None) -> Batcher:
+        """Give the batcher of a consumer, in the generation that serves unless another is asked for."""
         database = self.databases[wiring.schema]
-        generation, folding = await self._folding(wiring, database)
-        return Batcher(wiring, generation, database, self.codec, self.tenancy, folding)
+        if generation is None:
+            generation = 1
+            if isinstance(wiring, ProjectionWiring):
+                generation = serving(wiring, await generations(database, wiring)).number
+        return Batcher(
+            wiring, generation, database, self.codec, self.tenancy, self.folding(wiring, generation)
+        )
 
-    async def _folding(self, wiring: Wiring, database: Database) -> tuple[int, Callable[[Delivery], Folding]]:
+    def folding(self, wiring: Wiring, generation: int) -> Callable[[Delivery], Folding]:
+        """Give what folds one batch of a consumer."""
         match wiring:
             case DeciderWiring():
-                return 1, lambda delivery: Deciding(wiring, self.codec, delivery)
+                return lambda delivery: Deciding(wiring, self.codec, delivery)
             case EffectWiring():
-                return 1, lambda delivery: Recording(wiring, delivery)
+                return lambda delivery: Recording(wiring, delivery)
             case SagaWiring():
-                return 1, lambda delivery: Stepping(wiring, self.codec, delivery)
+                return lambda delivery: Stepping(wiring, self.codec, delivery)
             case ProjectionWiring():
-                generation = await active_generation(database, wiring)
                 models = {row: read_model(row, view, generation) for row, view in wiring.rows.items()}
-                return generation, lambda _: Projecting(wiring, models, self.codec)
-
-
-async def active_generation(database: Database, wiring: ProjectionWiring) -> int:
-    """Give the generation of a read model that serves."""
-    rows = await database.fetch(
-        "SELECT generation FROM generations WHERE projection = $1 AND standing = 'active'",
-        wiring.projection.name,
-    )
-    if not rows:
-        raise TriplaneError(f"{wiring.name}: has no tables yet; run: triplane migrate")
-    generation: int = rows[0]["generation"]
-    return generation
+                return lambda _: Projecting(wiring, models, self.codec)
 
 
 @asynccontextmanager

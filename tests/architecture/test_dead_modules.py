@@ -20,6 +20,7 @@ ENTRIES = {
     "infra.embedded.launch": "every child process, by path",
     "infra.embedded.stripe.__main__": "the simulator's process",
     "infra.migrations.env": "Alembic, by path",
+    "infra.runtime.operating.helping": "a further process of a rebuild, by `python -m`",
 }
 LOADED_BY_PATH = "infra.migrations.versions."
 """Alembic runs every file there is."""

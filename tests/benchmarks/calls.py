@@ -19,8 +19,8 @@ from infra.runtime.catalog import Catalog, discover, message_types
 from infra.runtime.catalog.worker_wiring import wire_effects, wire_worker
 from infra.runtime.messages.envelope import Envelope
 from infra.runtime.messages.ids import source_of
+from tests.benchmarks.load import Outgoing
 from tests.benchmarks.payments import TENANTS
-from tests.benchmarks.site import Outgoing
 
 CONTEXT: Final = "benchmarks"
 TOPIC: Final = f"{CONTEXT}.events"

@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
 
+from tests.benchmarks.load import Outgoing
 from tests.benchmarks.payments import TENANTS
-from tests.benchmarks.site import Outgoing
 
 PROVEN_AT: Final = datetime(2026, 5, 4, 12, tzinfo=UTC).isoformat()
 ADOPTED: Final = 25

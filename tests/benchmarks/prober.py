@@ -97,7 +97,7 @@ async def _by_driver(errand: Errand, stack: AsyncExitStack) -> Probe:
         question = questions[ask.query]
         query: Any = question.query.model_validate_strings(ask.parameters(number))
         given = {name: value for name, value in query if value is not None}
-        statement, arguments = statement_of(question, given, None, DEFAULT_LIMIT)
+        statement, arguments = statement_of(question, question.read_model.view, given, None, DEFAULT_LIMIT)
         async with connection.transaction():
             await connection.execute(
                 "SELECT set_config('app.tenant', $1, true), set_config('statement_timeout', $2, true)",

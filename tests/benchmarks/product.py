@@ -78,9 +78,8 @@ class Product(Contestant):
     async def empty(self, connection: asyncpg.Connection[Any]) -> None:
         """Take away what an earlier run has left behind, but for the checkpoints and the inbox."""
 
-    @abstractmethod
     async def fill(self, connection: asyncpg.Connection[Any], already: int) -> None:
-        """Put in what came of so many messages of others."""
+        """Put in what came of so many messages of others; nothing where that is not measured."""
 
     @abstractmethod
     async def check(self) -> None:

@@ -1,4 +1,6 @@
-"""Worker processes and replays without a guard, or with shorter leases: `python -m tests.faults.mutants WHICH NAME...`.
+"""Processes without a guard, or with shorter leases: `python -m tests.faults.mutants WHICH NAME...` works for names.
+
+`python -m tests.faults.mutants WHICH rebuild MODEL...` rebuilds, `WHICH replay --to CONSUMER...` replays.
 
 Each patches the engine and then runs the product's own command; the product has no option for any of it.
 """
@@ -126,15 +128,25 @@ def renewed() -> None:
     put(replaying, batcher_for=batcher)
 
 
-WORKERS: dict[str, Callable[[], None]] = {
-    it.__name__: it for it in (hurried, forgetful, hasty, careless, impatient)
+def by_lag() -> None:
+    """Readers are switched to a generation that is on its way, wherever it is."""
+    from infra.runtime.operating import rebuilding, switching
+
+    async def drain(*_: object) -> None:
+        return
+
+    put(rebuilding, NEAR=10**9, STEADY_S=0.0, drain=drain)
+    put(switching, drain=drain)
+
+
+MUTANTS: dict[str, Callable[[], None]] = {
+    it.__name__: it for it in (hurried, forgetful, hasty, careless, impatient, by_lag, ahead, renewed)
 }
-REPLAYS: dict[str, Callable[[], None]] = {it.__name__: it for it in (ahead, renewed)}
 
 
 if __name__ == "__main__":
     from infra.cli import main
 
-    {**WORKERS, **REPLAYS}[sys.argv[1]]()
-    sys.argv[1:] = ["work" if sys.argv[1] in WORKERS else "replay", *sys.argv[2:]]
-    main()
+    MUTANTS[sys.argv[1]]()
+    sys.argv[1:] = sys.argv[2:] if sys.argv[2] in {"rebuild", "replay"} else ["work", *sys.argv[2:]]
+    sys.exit(main())

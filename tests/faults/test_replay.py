@@ -105,12 +105,12 @@ def killed_and_resumed(
     """Replay to a consumer with so many kills, then to the end; give the replay's id and how often it was killed."""
     dice = random.Random(kills)
     replays = f"{consumer.partition('.')[0]}.replays"
-    module, command = ("tests.faults.mutants", mutant) if mutant else ("infra.cli", "replay")
+    module, command = ("tests.faults.mutants", [mutant, "replay"]) if mutant else ("infra.cli", ["replay"])
     paced = ("--rate", str(rate))
     known = f"SELECT count(*) FROM {replays}"
     before = installation.value(known)
     process = installation.process(
-        command, "--to", consumer, "--topic", TOPIC, "--from", since, "--yes", *more, *paced, module=module
+        *command, "--to", consumer, "--topic", TOPIC, "--from", since, "--yes", *more, *paced, module=module
     )
     process.start()
     installation.until(lambda: installation.value(known) > before, 30, "the replay has begun")
@@ -124,7 +124,7 @@ def killed_and_resumed(
             break
         process.kill()
         done += 1
-        process = installation.process(command, "--resume", str(replay_id), *paced, module=module)
+        process = installation.process(*command, "--resume", str(replay_id), *paced, module=module)
         process.start()
     installation.until(partial(ended, process), 60, "the replay ends")
     return replay_id, done

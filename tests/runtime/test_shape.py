@@ -8,7 +8,7 @@ import sys
 from infra.embedded.process import ROOT
 
 SHAPES = """
-from infra.migrations.read_models import shape
+from infra.runtime.folding.fingerprints import code, shape
 from infra.runtime.catalog import discover
 from infra.runtime.messages.codec import shape_of
 
@@ -20,7 +20,7 @@ for saga in catalog.sagas.values():
     for name, state in saga.states.items():
         print(saga.name, name, shape_of(state))
 for projection in catalog.projections.values():
-    print(projection.name, shape(projection))
+    print(projection.name, shape(projection), code(projection))
 """
 
 

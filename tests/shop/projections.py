@@ -5,7 +5,7 @@ from __future__ import annotations
 from uuid import UUID
 
 from events import EmailText, Key, Personal, Subject
-from projections import Projection, Row
+from projections import Projection, Query, Row
 from tests.shop.events import Filled, Joined
 
 projection = Projection("colours")
@@ -60,6 +60,16 @@ def basket(event: Filled, row: Basket | None) -> Basket:
     """Keep the order."""
     was = row.amounts if row else []
     return Basket(basket_id=event.basket_id, amounts=[*was, event.amount])
+
+
+@projection.query
+class Colours(Query[Colour]):
+    """What there is of some colour, or of each."""
+
+    order = ("-total",)
+
+    colour: str | None = None
+    """Only this one."""
 
 
 @members.on

@@ -21,8 +21,10 @@ from infra.kafka.admin import Admin, BrokerUnavailable, Topic
 from infra.kafka.peek import Peek
 from infra.kafka.record import Place
 from infra.postgres.database import TRANSIENT, Database, Row, open_database
-from infra.runtime.catalog import Catalog, EffectWiring, ProjectionWiring, SagaWiring, Wiring, discover
+from infra.runtime.catalog import Catalog, EffectWiring, SagaWiring, Wiring, discover
 from infra.runtime.catalog.schemas import chains
+from infra.runtime.consuming.consumer import label
+from infra.runtime.folding.generations import SELECT, Generation, behind, generation_of
 from infra.runtime.publishing.outbox import BUCKETS
 from infra.settings import Settings
 from sagas import Stuck
@@ -75,6 +77,10 @@ class Part:
     """How long the oldest of them has been waiting; 0 without any."""
     parked: dict[str, int] = field(default_factory=dict)
     """Parked messages by reason."""
+    behind: str | None = None
+    """That the serving generation of a read model is behind its code, and what to do."""
+    building: str | None = None
+    """That another generation of it is being built, and by whom."""
 
     @property
     def state(self) -> str:
@@ -155,9 +161,15 @@ class Gauge:
 
     async def _measure(self) -> Freshness:
         # The checkpoints are read first: an end offset read after them can only show more lag, never less than there is.
-        checkpoints = await self._checkpoints()
+        known = await self._generations()
+        active = {name: it for name, of in known.items() for it in of if it.standing == "active"}
+        checkpoints = await self._checkpoints(active)
         ends = await self._end_offsets()
-        parts = await self._parts()
+        parts = await self._parts(active)
+        for name, of in known.items():
+            parts[name].building = next(
+                (_being_built(name, it) for it in of if it.standing == "building"), None
+            )
         now = await self._monitor.fetch("SELECT extract(epoch FROM now())::float8 AS now")
         measured_at: float = now[0]["now"]
         await self._add_lag(parts, checkpoints, ends, measured_at)
@@ -240,41 +252,55 @@ class Gauge:
 
     # -- the database -----------------------------------------------------------------------------------------------
 
-    async def _checkpoints(self) -> dict[str, tuple[int, dict[Place, int]]]:
+    async def _generations(self) -> dict[str, list[Generation]]:
+        """Give the generations that serve or are built, by the consumer's name."""
+        found: dict[str, list[Generation]] = {}
+        for row in await self._monitor.fetch(f"{SELECT} WHERE standing IN ('active', 'building')"):
+            name = f"projections.{row['projection']}"
+            if name in self._catalog.projections:
+                found.setdefault(name, []).append(generation_of(row))
+        return found
+
+    async def _checkpoints(self, active: dict[str, Generation]) -> dict[str, tuple[int, dict[Place, int]]]:
         rows = await self._everywhere(
             "engine", 'SELECT consumer, generation, topic, partition, next_offset FROM "{schema}".checkpoints'
         )
-        active = {row["projection"]: row["generation"] for row in await self._monitor.fetch(_ACTIVE)}
-        found: dict[str, tuple[int, dict[Place, int]]] = {}
-        for name, wiring in self._catalog.consumers.items():
-            generation = active.get(wiring.projection.name, 1) if isinstance(wiring, ProjectionWiring) else 1
-            found[name] = (generation, {})
+        found: dict[str, tuple[int, dict[Place, int]]] = {
+            name: (active[name].number if name in active else 1, {}) for name in self._catalog.consumers
+        }
         for row in rows:
             generation, positions = found.get(row["consumer"], (None, {}))
             if generation == row["generation"]:
                 positions[row["topic"], row["partition"]] = row["next_offset"]
         return found
 
-    async def _parts(self) -> dict[str, Part]:
+    async def _parts(self, active: dict[str, Generation]) -> dict[str, Part]:
         parts = {name: Part(name) for name in expected(self._catalog)}
+        shown_as = {label(name, it.number): name for name, it in active.items()}
         for part in parts.values():
             if part.name.startswith("relay."):
                 part.partitions = BUCKETS
+            wiring = self._catalog.projections.get(part.name)
+            if wiring is not None and part.name in active:
+                part.behind = behind(wiring, active[part.name])
         for row in await self._everywhere("heartbeats", _BEATS):
-            if row["consumer"] in parts:
-                process = Process(
-                    row["host"], row["pid"], row["beat_age"], row["turn_age"], row["partitions"]
-                )
-                parts[row["consumer"]].processes.append(process)
-                if process.alive:
-                    _add_counters(parts[row["consumer"]], row)
+            consumer: str = row["consumer"]
+            name = shown_as.get(consumer, consumer)
+            part_of = parts.get(name)
+            if part_of is None or (name in active and consumer not in shown_as):
+                # Nobody's, or of a generation that does not serve.
+                continue
+            process = Process(row["host"], row["pid"], row["beat_age"], row["turn_age"], row["partitions"])
+            part_of.processes.append(process)
+            if process.alive:
+                _add_counters(part_of, row)
         for row in await self._everywhere(
             "engine",
             'SELECT consumer, generation, reason, count(*) AS parked FROM "{schema}".parked GROUP BY 1, 2, 3',
         ):
-            if row["consumer"] in parts:
-                parked = parts[row["consumer"]].parked
-                parked[row["reason"]] = parked.get(row["reason"], 0) + row["parked"]
+            serves = active[row["consumer"]].number if row["consumer"] in active else 1
+            if row["consumer"] in parts and row["generation"] == serves:
+                parts[row["consumer"]].parked[row["reason"]] = row["parked"]
         return parts
 
     async def _outboxes(self) -> dict[str, Outbox]:
@@ -319,7 +345,6 @@ class Gauge:
         )
 
 
-_ACTIVE: Final = "SELECT projection, generation FROM projections.generations WHERE standing = 'active'"
 _EARLY: Final = (
     "SELECT saga, count(*) AS old FROM sagas.early WHERE kept_at < now() - interval '1 day' GROUP BY saga"
 )
@@ -355,10 +380,18 @@ def _add_counters(part: Part, row: Row) -> None:
         part.counters[name] = part.counters.get(name, 0) + int(number)
 
 
+def _being_built(name: str, building: Generation) -> str:
+    if building.lease is not None and not building.lease.expired:
+        return f"generation {building.number} is being built by {building.lease.holder}"
+    return f"generation {building.number} is half-built; go on: triplane rebuild {name.removeprefix('projections.')}"
+
+
 def wrong_with(part: Part) -> list[str]:
     """Say everything that is wrong with a part."""
     alive = [process for process in part.processes if process.alive]
     wrong = list(part.red)
+    if part.behind is not None and not any(part.behind in it for it in wrong):
+        wrong.append(part.behind)
     if not alive:
         last = min((process.beat_age for process in part.processes), default=None)
         return [*wrong, "nobody works for it" if last is None else f"no sign of life for {last:.0f} s"]
@@ -416,6 +449,8 @@ def report(measured: Freshness) -> dict[str, Any]:
                 "parked": sum(part.parked.values()),
                 "parked_by_reason": part.parked,
                 "generation": part.generation,
+                "behind_its_code": part.behind,
+                "building": part.building,
             }
             for part in measured.parts.values()
         ],

@@ -23,11 +23,12 @@ from pydantic_core import to_json
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import asyncpg as driver
 
-from infra.errors import Unacceptable
-from infra.postgres.database import Database
+from infra.errors import TriplaneError, Unacceptable
+from infra.postgres.database import Connection, Database
 from infra.postgres.database import Row as Stored
 from infra.runtime.catalog import ProjectionWiring
 from infra.runtime.folding.read_models import ReadModel, read_model
+from infra.runtime.folding.tables import columns_of, stored_columns
 from infra.runtime.messages.codec import Codec
 from projections import Contains, Query, Row, Since, Until
 
@@ -83,6 +84,10 @@ class Page:
     """The cursor of the next page; `None` on the last."""
 
 
+class Behind(TriplaneError):
+    """The rows that serve were made by other code, and lack what is asked for; the text says which and the remedy."""
+
+
 class Questions:
     """Asks read models."""
 
@@ -90,6 +95,7 @@ class Questions:
         """Read over `reader` (role of schema `read`); `codec` opens personal values."""
         self._reader = reader
         self._codec = codec
+        self._lacking: dict[tuple[str, int], list[str]] = {}
         self._secret = hmac.digest(master_key, b"triplane:cursors", hashlib.sha256)
 
     async def ask(
@@ -104,23 +110,44 @@ class Questions:
     ) -> Page:
         """Answer `question` for `tenant` with at most `limit` rows; `personal` opens personal values.
 
-        Raises `Unacceptable` for a parameter that no row can match for its very form, and for a foreign cursor.
+        Raises `Unacceptable` for a parameter that no row can match for its very form, and for a foreign cursor; `Behind`
+        while the generation that serves lacks one of the columns.
         """
         given = _given(question, parameters)
         after = None if cursor is None else self._after(question, given, tenant, cursor)
-        statement, arguments = statement_of(question, given, after, limit)
         async with self._reader.transaction() as tx:
             # Another statement of this transaction could not widen what it sees.
-            await tx.execute(
+            serving = await tx.fetchrow(
                 """SELECT set_config('app.tenant', $1, true), set_config('transaction_read_only', 'on', true),
-                          set_config('statement_timeout', $2, true)""",
+                          set_config('statement_timeout', $2, true), g.generation, g.views ->> $4 AS view
+                   FROM (SELECT) AS always LEFT JOIN projections.generations g ON g.projection = $3 AND g.standing = 'active'""",
                 tenant,
                 TIMEOUT,
+                question.model.projection.name,
+                question.read_model.view,
             )
+            view = await self._view(tx, question, serving)
+            statement, arguments = statement_of(question, view, given, after, limit)
             rows = await tx.fetch(statement, *arguments)
         items = await self._items(question, tenant, rows[:limit], personal=personal)
         more = len(rows) > limit
         return Page(items, self._cursor(question, given, tenant, rows[limit - 1]) if more else None)
+
+    async def _view(self, tx: Connection, question: Question, serving: Stored | None) -> str:
+        """Name the view that shows the rows asked for; the one of an old version may be there still, and stands still."""
+        model, name = question.read_model, question.model.projection.name
+        remedy = f"{name}: the rows that serve are behind the code; run: triplane rebuild {name}"
+        if serving is None or serving["view"] is None:
+            raise Behind(f"{remedy} (there are none of {question.row.__name__} yet)")
+        at = model.view, serving["generation"]
+        if at not in self._lacking:
+            table = f"{model.view}_g{serving['generation']}"
+            stored = (await stored_columns(tx, "projections", [table])).get(table, {})
+            self._lacking[at] = [it for it, sql in columns_of(model).items() if stored.get(it) != sql]
+        if self._lacking[at]:
+            raise Behind(f"{remedy} (they lack {', '.join(self._lacking[at])})")
+        view: str = serving["view"]
+        return view
 
     async def _items(
         self, question: Question, tenant: str, rows: Sequence[Stored], *, personal: bool
@@ -168,11 +195,13 @@ class Questions:
 
 
 def statement_of(
-    question: Question, given: dict[str, Any], after: list[Any] | None, limit: int
+    question: Question, view: str, given: dict[str, Any], after: list[Any] | None, limit: int
 ) -> tuple[str, list[Any]]:
-    """Give the SELECT that answers a question, and its arguments: one row more than `limit` shows that there is more."""
+    """Give the SELECT that answers a question from a view, and its arguments: one row more than `limit` shows that there is more."""
     empty = None if after is None else tuple(value is None for value in after)
-    statement, names = _compiled(question.query, question.read_model, question.order, tuple(given), empty)
+    statement, names = _compiled(
+        question.query, question.read_model, view, question.order, tuple(given), empty
+    )
     values: dict[str, Any] = {_LIMIT: limit + 1}
     for name, value in given.items():
         many = any(isinstance(mark, Contains) for mark in question.query.model_fields[name].metadata)
@@ -205,18 +234,19 @@ def _described(row: type[Row], view: str) -> ReadModel:
 
 
 @cache
-def _table(model: ReadModel) -> sa.TableClause:
+def _table(model: ReadModel, view: str) -> sa.TableClause:
     columns = [
         sa.column(column.name, sa.Text() if column.personal else _TYPES[column.sql])
         for column in model.columns
     ]
-    return sa.table(model.view, *columns, schema="read")
+    return sa.table(view, *columns, schema="read")
 
 
 @lru_cache(maxsize=1_000)
 def _compiled(
     query: type[Query[Any]],
     model: ReadModel,
+    view: str,
     order: tuple[tuple[str, bool], ...],
     given: tuple[str, ...],
     empty: tuple[bool, ...] | None,
@@ -225,7 +255,7 @@ def _compiled(
 
     With `empty`, what comes after a row: which values of its order are empty there.
     """
-    table = _table(model)
+    table = _table(model, view)
     statement = sa.select(*table.columns).limit(sa.bindparam(_LIMIT, type_=sa.BigInteger()))
     for name in given:
         statement = statement.where(_condition(table, query, name))

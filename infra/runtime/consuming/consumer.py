@@ -56,6 +56,11 @@ class Ahead:
         return {(record.topic, record.partition) for record in self.records}
 
 
+def label(consumer: str, generation: int) -> str:
+    """Name one generation of a consumer: its group, its heartbeats."""
+    return consumer if generation == 1 else f"{consumer}.g{generation}"
+
+
 class Consumer:
     """One consumer in this process; any number of processes share its partitions out."""
 
@@ -85,8 +90,7 @@ class Consumer:
 
     @property
     def _group(self) -> str:
-        generation = self.batcher.generation
-        return f"triplane.{self.name}" if generation == 1 else f"triplane.{self.name}.g{generation}"
+        return f"triplane.{label(self.name, self.batcher.generation)}"
 
     async def _rebalanced(self) -> None:
         """Let the batch in hand commit, then forget every position: each must be claimed anew."""

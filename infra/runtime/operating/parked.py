@@ -32,6 +32,7 @@ class ParkedMessage:
     schema: str
     id: int
     consumer: str
+    generation: int
     topic: str
     partition: int
     offset: int
@@ -100,6 +101,7 @@ def _message(schema: str, row: Any) -> ParkedMessage:
         schema,
         row["id"],
         row["consumer"],
+        row["generation"],
         row["topic"],
         row["partition"],
         row["offset"],

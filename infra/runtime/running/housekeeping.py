@@ -15,6 +15,7 @@ import structlog
 from infra.postgres.database import TRANSIENT, Database
 from infra.runtime.messages.ids import INBOX_DAYS
 from infra.runtime.operating.parked import discard
+from infra.runtime.operating.switching import retire
 from infra.runtime.vitals import Vitals
 
 log = structlog.get_logger(__name__)
@@ -39,11 +40,12 @@ _GAPS: Final = """
 class Housekeeping:
     """The upkeep of one schema."""
 
-    def __init__(self, database: Database) -> None:
-        """Keep the schema of `database`."""
+    def __init__(self, database: Database, standby_hours: float) -> None:
+        """Keep the schema of `database`; a read model's earlier generation is kept for `standby_hours`."""
         self.name = f"housekeeping.{database.schema}"
         self.vitals = Vitals()
         self._database = database
+        self._standby_hours = standby_hours
 
     async def run(self, stop: asyncio.Event) -> None:
         """Keep house every minute until `stop` is set."""
@@ -72,6 +74,10 @@ class Housekeeping:
                 log.info("forgotten", schema=self._database.schema, table=table, rows=forgotten)
         if await self._has("parked"):
             await self._expire_parked()
+        if await self._has("generations"):
+            for gone in await retire(self._database, self._standby_hours):
+                self.vitals.count(retired=1)
+                log.info("retired", model=gone)
         if await self._has("events"):
             for row in await self._database.fetch(_GAPS):
                 self.vitals.count(gaps=1)

@@ -22,7 +22,7 @@ from pydantic_core import to_json
 
 from infra.errors import TriplaneError
 from infra.postgres.database import TRANSIENT, Database
-from infra.runtime.catalog import Catalog, EffectWiring, SagaWiring, Wiring
+from infra.runtime.catalog import Catalog, EffectWiring, ProjectionWiring, SagaWiring, Wiring
 from infra.runtime.catalog.schemas import chains
 from infra.runtime.consuming.consumer import Consumer
 from infra.runtime.consuming.first_start import register
@@ -32,6 +32,7 @@ from infra.runtime.publishing.relay import Relay
 from infra.runtime.publishing.wakeup import Wakeups
 from infra.runtime.running.deadlines import Deadlines
 from infra.runtime.running.housekeeping import Housekeeping
+from infra.runtime.running.models import Models
 from infra.runtime.vitals import Vitals
 from infra.settings import Settings
 
@@ -46,8 +47,8 @@ RESTART_CODE: Final = 75
 """Exit code that asks the supervisor for an immediate restart."""
 
 
-class Runs(Protocol):
-    """Something that works until it is told to stop, and shows how it fares."""
+class Shows(Protocol):
+    """Something that shows how it fares."""
 
     @property
     def name(self) -> str:
@@ -58,6 +59,10 @@ class Runs(Protocol):
     def vitals(self) -> Vitals:
         """What it shows of itself."""
         ...
+
+
+class Runs(Shows, Protocol):
+    """Something that works until it is told to stop."""
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set."""
@@ -108,6 +113,8 @@ class Workers:
         """Run what `names` select until `stop` is set; call `ready` once everything has been assembled."""
         wirings, relays = select(self._catalog, names)
         schemas = {*(wiring.schema for wiring in wirings), *relays}
+        if self._settings.rebuilds_itself and "projections" in schemas:
+            schemas.add("operations")
         async with open_engine(self._settings, self._catalog, schemas) as engine:
             running = await self._assemble(engine, wirings, relays)
             ready()
@@ -121,7 +128,14 @@ class Workers:
         ports = self._ports(self._settings) if acts else {}
         wakeups = Wakeups()
         running: dict[str, list[Runs]] = {}
+        models = [wiring for wiring in wirings if isinstance(wiring, ProjectionWiring)]
+        if models:
+            folding = Models(engine, models, topics, wakeups)
+            await folding.look()
+            running["projections"] = [folding]
         for wiring in wirings:
+            if isinstance(wiring, ProjectionWiring):
+                continue
             batcher = await engine.batcher(wiring)
             await register(batcher.database, engine.admin, wiring, batcher.generation, topics)
             parts: list[Runs] = [Consumer(batcher, self._settings.kafka, topics, wakeups)]
@@ -135,7 +149,7 @@ class Workers:
                 Relay(engine.databases[schema], self._settings.kafka, wakeups)
             )
         for schema, parts in running.items():
-            parts.append(Housekeeping(engine.databases[schema]))
+            parts.append(Housekeeping(engine.databases[schema], self._settings.standby_hours))
         return running
 
     async def _supervise(self, engine: Engine, running: dict[str, list[Runs]], stop: asyncio.Event) -> None:
@@ -168,6 +182,7 @@ class Workers:
     async def _beat(self, database: Database, group: list[Runs], stop: asyncio.Event) -> None:
         while not stop.is_set():
             now = time.time()
+            parts = _shown(group)
             with contextlib.suppress(*TRANSIENT):
                 await database.execute(
                     """INSERT INTO heartbeats (process, consumer, host, pid, beat_at, turned_at, partitions, counters)
@@ -178,10 +193,10 @@ class Workers:
                     self._process,
                     socket.gethostname(),
                     os.getpid(),
-                    [part.name for part in group],
-                    [now - part.vitals.turned_at for part in group],
-                    [part.vitals.partitions for part in group],
-                    [to_json(part.vitals.shown()).decode() for part in group],
+                    [part.name for part in parts],
+                    [now - part.vitals.turned_at for part in parts],
+                    [part.vitals.partitions for part in parts],
+                    [to_json(part.vitals.shown()).decode() for part in parts],
                 )
                 await database.execute("DELETE FROM heartbeats WHERE beat_at < now() - interval '10 minutes'")
             await asyncio.sleep(BEAT_S)
@@ -201,6 +216,12 @@ async def _tidy() -> None:
         gc.collect()
 
 
+def _shown(parts: list[Runs]) -> list[Shows]:
+    """Give everything that shows how it fares: read models come and go with their generations."""
+    beside = [it for part in parts if isinstance(part, Models) for it in part.parts]
+    return [*parts, *beside]
+
+
 def _watch(parts: list[Runs]) -> None:
     """End the process when a loop hangs: its partitions and leases are then taken over."""
 
@@ -209,7 +230,7 @@ def _watch(parts: list[Runs]) -> None:
             time.sleep(5)
             stalled = [
                 part.name
-                for part in parts
+                for part in _shown(parts)
                 if part.vitals.stopped_because is None and time.time() - part.vitals.turned_at > STALLED_S
             ]
             if stalled:

@@ -21,9 +21,10 @@ from infra.runtime.effects.lanes import LANES
 from tests.benchmarks.baseline import Baseline, Job, Marks
 from tests.benchmarks.calls import CONSUMER, CONTEXT, KEYS, TOPIC, calls, catalogue, records
 from tests.benchmarks.harness import Case, Contestant, Goal, Run, agree
+from tests.benchmarks.load import Load
 from tests.benchmarks.outside import SOCKET, Called, Client
 from tests.benchmarks.product import Product
-from tests.benchmarks.site import Load, Site
+from tests.benchmarks.site import Site
 
 SERIAL: Final = 400
 """How many calls are made one after the other."""

@@ -1,0 +1,161 @@
+"""The generations of a read model: one serves, one may be built beside it, one may stand by to go back to.
+
+What they were built from is compared with the code of this process: a generation may be behind it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, Literal, Protocol
+from uuid import UUID
+
+from infra.errors import TriplaneError
+from infra.postgres.database import Connection, Row
+from infra.runtime.catalog import ProjectionWiring
+from infra.runtime.folding.fingerprints import code, shape
+from infra.runtime.folding.tables import make_tables
+
+Standing = Literal["building", "active", "standby", "retired"]
+LIVE: Final = ("active", "standby")
+"""Which generations workers fold."""
+
+SELECT: Final = """SELECT projection, generation, shape, code, standing, views::text AS views, switched_at, builder, operator, host, pid,
+    building_since, coalesce(expires_at < now(), true) AS expired FROM projections.generations"""
+
+
+class Fetches(Protocol):
+    """A pool or a connection."""
+
+    async def fetch(self, query: str, /, *arguments: object) -> list[Row]:
+        """Run one statement and give its rows."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """Who builds a generation; a lease that has expired is anybody's."""
+
+    builder: UUID
+    operator: str
+    host: str
+    pid: int
+    since: datetime
+    expired: bool
+
+    @property
+    def holder(self) -> str:
+        """How operators name it."""
+        return f"{self.operator} on {self.host} (process {self.pid})"
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One build of a read model."""
+
+    number: int
+    shape: int
+    code: int | None
+    standing: Standing
+    views: Mapping[str, str | None]
+    """The view that shows each of its tables, by the name that tables and views have in common; none before it serves."""
+    switched_at: datetime | None
+    lease: Lease | None
+
+    def fits(self, wiring: ProjectionWiring) -> bool:
+        """Whether this process can read and write its rows."""
+        return self.shape == shape(wiring)
+
+    def current(self, wiring: ProjectionWiring) -> bool:
+        """Whether it is built from the very code of this process."""
+        return self.fits(wiring) and self.code == code(wiring)
+
+
+def behind(wiring: ProjectionWiring, active: Generation) -> str | None:
+    """Say that the serving generation is behind the code of this process, with the remedy; `None` when it is not."""
+    if active.current(wiring):
+        return None
+    model = wiring.projection.name
+    stopped = (
+        ""
+        if active.fits(wiring)
+        else ", whose rows have another shape, so nothing is folded into it any more"
+    )
+    return f"generation {active.number} is behind its code{stopped}; run: triplane rebuild {model}"
+
+
+async def generations(database: Fetches, wiring: ProjectionWiring) -> list[Generation]:
+    """Give the generations of a read model, the oldest first."""
+    rows = await database.fetch(f"{SELECT} WHERE projection = $1 ORDER BY generation", wiring.projection.name)
+    return [generation_of(row) for row in rows]
+
+
+async def locked(tx: Connection, wiring: ProjectionWiring) -> list[Generation]:
+    """Give them, and let nobody else change them until `tx` ends; readers and workers are not held up."""
+    rows = await tx.fetch(
+        f"{SELECT} WHERE projection = $1 ORDER BY generation FOR UPDATE", wiring.projection.name
+    )
+    return [generation_of(row) for row in rows]
+
+
+def generation_of(row: Row) -> Generation:
+    """Read a row of `SELECT`."""
+    lease = None
+    if row["builder"] is not None:
+        lease = Lease(
+            row["builder"], row["operator"], row["host"], row["pid"], row["building_since"], row["expired"]
+        )
+    views: dict[str, Any] = json.loads(row["views"] or "{}")
+    return Generation(
+        row["generation"], row["shape"], row["code"], row["standing"], views, row["switched_at"], lease
+    )
+
+
+def serving(wiring: ProjectionWiring, known: list[Generation]) -> Generation:
+    """Give the active one of `known`, whose rows readers see; raise `TriplaneError` before the first migration."""
+    for it in known:
+        if it.standing == "active":
+            return it
+    raise TriplaneError(f"{wiring.name}: has no tables yet; run: triplane migrate")
+
+
+def of_standing(known: list[Generation], standing: Standing) -> Generation | None:
+    """Give the one generation that is being built, or stands by."""
+    return next((it for it in known if it.standing == standing), None)
+
+
+async def make(tx: Connection, wiring: ProjectionWiring, known: list[Generation], standing: Standing) -> int:
+    """Make the empty tables of a generation from the code of this process; give its number."""
+    number = 1 + max((it.number for it in known), default=0)
+    await make_tables(tx, wiring, number)
+    await tx.execute(
+        """INSERT INTO projections.generations (projection, generation, shape, code, standing, views)
+           VALUES ($1, $2, $3, $4, $5, $6::jsonb)""",
+        wiring.projection.name,
+        number,
+        shape(wiring),
+        code(wiring),
+        standing,
+        json.dumps(dict.fromkeys(wiring.rows.values())),
+    )
+    return number
+
+
+async def stand(
+    tx: Connection,
+    wiring: ProjectionWiring,
+    number: int,
+    standing: Standing,
+    views: Mapping[str, str] | None = None,
+) -> None:
+    """Change the standing of a generation, from now on; `views` show it, where that changes too."""
+    await tx.execute(
+        """UPDATE projections.generations SET standing = $3, switched_at = now(), views = coalesce($4::jsonb, views),
+             builder = NULL, expires_at = NULL WHERE projection = $1 AND generation = $2""",
+        wiring.projection.name,
+        number,
+        standing,
+        None if views is None else json.dumps(views),
+    )

@@ -1,0 +1,494 @@
+"""A read model is built anew beside the one that serves, compared with it, and switched to; or given up, or gone back from.
+
+The new generation does not read past the serving generation until both are compared, so that they are compared at the very same place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import time
+from asyncio.subprocess import DEVNULL
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Final
+from uuid import uuid4
+
+import psutil
+
+from events import Event
+from events.operations import RebuildCancelled, RebuildRolledBack, RebuildStarted, RebuildSwitched
+from infra.embedded.process import python, surroundings
+from infra.errors import Refused, TriplaneError
+from infra.kafka.admin import Topic
+from infra.postgres.database import TRANSIENT, Connection
+from infra.runtime.catalog import ProjectionWiring
+from infra.runtime.consuming.consumer import Consumer, label
+from infra.runtime.engine import Engine
+from infra.runtime.folding.generations import (
+    Generation,
+    Lease,
+    generations,
+    locked,
+    make,
+    of_standing,
+    serving,
+    stand,
+)
+from infra.runtime.folding.tables import drop, ensure_indexes
+from infra.runtime.operating import acts as operations
+from infra.runtime.operating.building import Bounded, bounded, folding, topics_of
+from infra.runtime.operating.diffing import TableDiff, compare
+from infra.runtime.operating.switching import AGAIN_S, PASSING, Positions, drain, held, positions, switch
+
+LEASE_S: Final = 10.0
+RENEW_S: Final = 2.0
+NEAR: Final = 500
+"""Events: with fewer to go, one batch brings the end."""
+STEADY_S: Final = 1.0
+"""It must have been near the end for so long before it is switched to."""
+LOOK_S: Final = 0.25
+TAKEN_OVER_S: Final = 8.0
+RESTS_S: Final = 0.02
+ATTEMPTS: Final = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a rebuild is; events are records of the topics, whether the model folds them or not."""
+
+    step: str
+    done: int
+    total: int
+    rate: float
+    """Events a second, since this process began."""
+
+    @property
+    def lag(self) -> int:
+        """How many events are left."""
+        return max(0, self.total - self.done)
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """Who rebuilds, and what they want to hear and be asked."""
+
+    who: str
+    why: str
+    tell: Callable[[Progress], None]
+    agree: Callable[[Sequence[TableDiff]], Awaitable[bool]]
+    """Whether to switch, given what differs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rebuilt:
+    """How a rebuild ended: `switched` or not (it goes on where it stands, another time), and who folds it from now on."""
+
+    generation: int
+    switched: bool = False
+    taken_over: bool = False
+    """Whether a worker has gone on with it."""
+    events: int = 0
+    seconds: float = 0.0
+    diff: Sequence[TableDiff] = field(default_factory=tuple[TableDiff, ...])
+
+
+class Rebuild:
+    """One rebuild of one read model, by this process."""
+
+    def __init__(self, engine: Engine, wiring: ProjectionWiring, asker: Asker, *, processes: int = 1) -> None:
+        """Rebuild `wiring`'s model in so many processes; the engine has the schemas `projections` and `operations` open."""
+        self._engine = engine
+        self._wiring = wiring
+        self._asker = asker
+        self._processes = processes
+        self._database = engine.databases["projections"]
+        self._me = uuid4()
+        self._began = time.monotonic()
+        self._from = 0
+        self._ends: tuple[float, Positions] = (0.0, {})
+
+    async def run(self, stop: asyncio.Event) -> Rebuilt:
+        """Build, compare, ask and switch; when `stop` is set first, end at the edge of a batch.
+
+        Raises `Refused` when somebody else is at it, or the log does not begin at its beginning.
+        """
+        topics = await topics_of(self._engine, self._wiring)
+        await self._check_beginning(topics)
+        number = await self._take()
+        try:
+            batcher = await bounded(self._engine, self._wiring, number, topics)
+            async with self._leased(number) as lost, folding(self._engine, batcher, topics) as consumer:
+                return await self._see_through(number, batcher, consumer, _Either(stop, lost))
+        finally:
+            await self._let_go(number)
+
+    async def _check_beginning(self, topics: dict[str, Topic]) -> None:
+        first = await self._engine.admin.offsets(list(topics.values()), end=False)
+        cut = sorted(place for place, offset in first.items() if offset > 0)
+        if cut:
+            raise Refused(
+                f"{cut[0][0]}/{cut[0][1]} begins at offset {first[cut[0]]}, not at 0: what came before is not in the log, "
+                "and a rebuild would lose it"
+            )
+
+    # -- the lease --------------------------------------------------------------------------------------------------
+
+    async def _take(self) -> int:
+        """Begin a generation, or go on with the one that somebody has left; raise `Refused` while they are at it."""
+        async with self._database.transaction() as tx:
+            known = await locked(tx, self._wiring)
+            building = of_standing(known, "building")
+            if building is not None and building.lease is not None and not _left(building.lease):
+                since = building.lease.since.strftime("%H:%M:%S UTC")
+                raise Refused(
+                    f"{building.lease.holder} is rebuilding {self._wiring.projection.name} since {since}: "
+                    "wait for it, or stop it there with Ctrl-C"
+                )
+            if building is not None and not building.current(self._wiring):
+                # The code has changed since it was begun: what it has would be of two kinds.
+                await _throw_away(tx, self._wiring, building)
+                building = None
+            if building is None:
+                number = await make(tx, self._wiring, known, "building")
+                await self._note_start(serving(self._wiring, known).number, number)
+            else:
+                number = building.number
+            await tx.execute(
+                """UPDATE generations SET builder = $3, operator = $4, host = $5, pid = $6, building_since = now(),
+                     expires_at = now() + make_interval(secs => $7) WHERE projection = $1 AND generation = $2""",
+                self._wiring.projection.name,
+                number,
+                self._me,
+                self._asker.who,
+                socket.gethostname(),
+                os.getpid(),
+                LEASE_S,
+            )
+        return number
+
+    @asynccontextmanager
+    async def _leased(self, number: int) -> AsyncGenerator[asyncio.Event]:
+        """Renew the lease as long as the block runs; the event is set when somebody else has it."""
+        lost = asyncio.Event()
+
+        async def renew() -> None:
+            while not lost.is_set():
+                await asyncio.sleep(RENEW_S)
+                with contextlib.suppress(*TRANSIENT):
+                    status = await self._database.execute(
+                        """UPDATE generations SET expires_at = now() + make_interval(secs => $4)
+                           WHERE projection = $1 AND generation = $2 AND (builder = $3 OR standing <> 'building')""",
+                        self._wiring.projection.name,
+                        number,
+                        self._me,
+                        LEASE_S,
+                    )
+                    if status == "UPDATE 0":
+                        lost.set()
+
+        task = asyncio.create_task(renew())
+        try:
+            yield lost
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def _let_go(self, number: int) -> None:
+        with contextlib.suppress(*TRANSIENT):
+            await self._database.execute(
+                "UPDATE generations SET expires_at = now() WHERE projection = $1 AND generation = $2 AND builder = $3",
+                self._wiring.projection.name,
+                number,
+                self._me,
+            )
+
+    # -- the build --------------------------------------------------------------------------------------------------
+
+    async def _see_through(self, number: int, batcher: Bounded, consumer: Consumer, stop: _Either) -> Rebuilt:
+        blue = serving(self._wiring, await generations(self._database, self._wiring))
+        self._from = sum((await positions(self._database, self._wiring, number)).values())
+        async with self._helped(number):
+            while await self._behind_blue(number, blue.number, batcher, consumer) > NEAR:
+                if await stop.within(LOOK_S):
+                    return await self._ended(number, stop)
+        async with self._database.transaction() as tx:
+            await ensure_indexes(tx, self._wiring, number)
+        for base in self._wiring.rows.values():
+            await self._database.execute(f'ANALYZE "{base}_g{number}"')
+        diff: list[TableDiff] | None = None
+        while diff is None:
+            await self._behind_blue(number, blue.number, batcher, consumer)
+            if consumer.vitals.partitions:
+                with contextlib.suppress(*PASSING):
+                    diff = await self._compare(blue, batcher)
+            if await stop.within(0 if diff else LOOK_S):
+                return await self._ended(number, stop)
+        batcher.limits = None
+        loaded = await self._ended(number, stop)
+        if not await self._asker.agree(diff):
+            return Rebuilt(number, diff=diff)
+        while not await self._switched(number, diff, consumer):
+            if await stop.within(AGAIN_S):
+                return await self._ended(number, stop)
+        taken_over = await self._taken_over(blue.number, number, stop)
+        return Rebuilt(
+            number,
+            switched=True,
+            taken_over=taken_over,
+            events=loaded.events,
+            seconds=loaded.seconds,
+            diff=diff,
+        )
+
+    @asynccontextmanager
+    async def _helped(self, number: int) -> AsyncGenerator[None]:
+        """Share the partitions out with further processes as long as the block runs."""
+        command = python("infra.runtime.operating.helping", self._wiring.projection.name, str(number))
+        helpers = [
+            await asyncio.create_subprocess_exec(*command, stdout=DEVNULL, env=surroundings())
+            for _ in range(self._processes - 1)
+        ]
+        try:
+            yield
+        finally:
+            for helper in helpers:
+                with contextlib.suppress(ProcessLookupError):
+                    helper.terminate()
+            for helper in helpers:
+                await helper.wait()
+
+    async def _ended(self, number: int, stop: _Either) -> Rebuilt:
+        if stop.lost.is_set():
+            raise TriplaneError(
+                f"another process has taken the rebuild of {self._wiring.projection.name} over; it goes on there"
+            )
+        done = sum((await positions(self._database, self._wiring, number)).values())
+        return Rebuilt(number, events=done - self._from, seconds=time.monotonic() - self._began)
+
+    async def _behind_blue(self, number: int, blue: int, batcher: Bounded, consumer: Consumer) -> int:
+        """Move the limits to where the serving generation stands by now; say how many events that is away."""
+        limits = await positions(self._database, self._wiring, blue)
+        batcher.limits = limits
+        at = await positions(self._database, self._wiring, number)
+        await self._tell("building", at, consumer)
+        return sum(max(0, end - at.get(place, 0)) for place, end in limits.items())
+
+    async def _tell(self, step: str, at: Positions, consumer: Consumer) -> int:
+        """Say how far it is; give the events that are left."""
+        stopped = consumer.vitals.stopped_because
+        if stopped is not None:
+            raise TriplaneError(stopped)
+        if time.monotonic() - self._ends[0] > 1:
+            topics = await self._engine.admin.topics(self._wiring.topics)
+            self._ends = (
+                time.monotonic(),
+                await self._engine.admin.offsets(list(topics.values()), end=True),
+            )
+        done = sum(at.values())
+        rate = (done - self._from) / max(0.001, time.monotonic() - self._began)
+        total = sum(self._ends[1].values())
+        self._asker.tell(Progress(step, done, total, rate))
+        return max(0, total - done)
+
+    async def _compare(self, blue: Generation, batcher: Bounded) -> list[TableDiff]:
+        """Compare both generations at the same place: the serving one waits there for the moment of a snapshot only."""
+        async with self._database.connection() as other:
+            snapshot = other.transaction(isolation="repeatable_read", readonly=True)
+            async with held(self._database, self._wiring, blue.number) as (_, ends):
+                batcher.limits = ends
+                await drain(self._database, self._wiring, batcher.generation, ends)
+                await snapshot.start()
+                await other.execute("SELECT FROM generations LIMIT 1")
+            try:
+                return await compare(other, self._wiring, blue, batcher.generation)
+            finally:
+                await snapshot.rollback()
+
+    # -- the switch -------------------------------------------------------------------------------------------------
+
+    async def _switched(self, number: int, diff: Sequence[TableDiff], consumer: Consumer) -> bool:
+        near_since: float | None = None
+        while near_since is None or time.monotonic() - near_since < STEADY_S:
+            at = await positions(self._database, self._wiring, number)
+            left = await self._tell("catching up", at, consumer)
+            near_since = None if left > NEAR else near_since or time.monotonic()
+            await asyncio.sleep(LOOK_S)
+
+        async def note(blue: Generation) -> None:
+            incomparable = any(not it.comparable for it in diff)
+            act = RebuildSwitched(
+                operation_id=operations.new_operation(),
+                model=self._wiring.projection.name,
+                before=blue.number,
+                generation=number,
+                rows_before=sum(it.rows_before for it in diff),
+                rows=sum(it.rows for it in diff),
+                rows_changed=-1 if incomparable else sum(it.gone + it.new + it.changed for it in diff),
+                who=self._asker.who,
+                why=self._asker.why,
+                at=datetime.now(UTC),
+            )
+            await _record(self._engine, act, self._asker)
+
+        try:
+            await switch(self._database, self._wiring, number, note)
+        except PASSING:
+            return False
+        return True
+
+    async def _taken_over(self, blue: int, number: int, stop: _Either) -> bool:
+        """Wait until a worker folds it, if any is there to."""
+        there = await folded_by_a_worker(self._engine, self._wiring, blue)
+        give_up = time.monotonic() + (TAKEN_OVER_S if there else 0)
+        while time.monotonic() < give_up:
+            if await folded_by_a_worker(self._engine, self._wiring, number):
+                return True
+            if await stop.within(LOOK_S):
+                break
+        return False
+
+    async def _note_start(self, blue: int, number: int) -> None:
+        act = RebuildStarted(
+            operation_id=operations.new_operation(),
+            model=self._wiring.projection.name,
+            serving=blue,
+            generation=number,
+            who=self._asker.who,
+            why=self._asker.why,
+            at=datetime.now(UTC),
+        )
+        await _record(self._engine, act, self._asker)
+
+
+class _Either:
+    """Ends a wait when the operator stops, or the lease is lost."""
+
+    def __init__(self, stop: asyncio.Event, lost: asyncio.Event) -> None:
+        self.stop = stop
+        self.lost = lost
+
+    async def within(self, seconds: float) -> bool:
+        """Whether it is time to end, looked for as long as `seconds`."""
+        give_up = time.monotonic() + seconds
+        while not (self.stop.is_set() or self.lost.is_set()):
+            left = give_up - time.monotonic()
+            if left <= 0:
+                return False
+            await asyncio.sleep(min(left, RESTS_S))
+        return True
+
+
+def _left(lease: Lease) -> bool:
+    """Whether nobody builds under a lease any more: it has expired, or its process is gone from this very machine."""
+    return lease.expired or (lease.host == socket.gethostname() and not psutil.pid_exists(lease.pid))
+
+
+async def _throw_away(tx: Connection, wiring: ProjectionWiring, building: Generation) -> None:
+    await drop(tx, wiring.name, building.number, building.views)
+    await stand(tx, wiring, building.number, "retired")
+    await tx.execute(
+        "UPDATE generations SET views = NULL WHERE projection = $1 AND generation = $2",
+        wiring.projection.name,
+        building.number,
+    )
+
+
+async def _record(engine: Engine, act: Event, asker: Asker) -> None:
+    await operations.record(
+        engine.databases["operations"],
+        engine.codec,
+        act,
+        tenant=operations.INSTALLATION,
+        who=asker.who,
+        why=asker.why,
+    )
+
+
+async def folded_by_a_worker(engine: Engine, wiring: ProjectionWiring, number: int) -> bool:
+    """Whether a worker process shows that it folds a generation."""
+    rows = await engine.databases["projections"].fetch(
+        "SELECT FROM heartbeats WHERE consumer = $1 AND beat_at > now() - interval '4 seconds'",
+        label(wiring.name, number),
+    )
+    return bool(rows)
+
+
+async def cancel(engine: Engine, wiring: ProjectionWiring, asker: Asker) -> int | None:
+    """Throw away what is being built; give its number, `None` when nothing is. Raises `Refused` while somebody is at it."""
+    async with engine.databases["projections"].transaction() as tx:
+        building = of_standing(await locked(tx, wiring), "building")
+        if building is None:
+            return None
+        if building.lease is not None and not _left(building.lease):
+            raise Refused(f"{building.lease.holder} is at it: stop it there with Ctrl-C first")
+        await _throw_away(tx, wiring, building)
+        act = RebuildCancelled(
+            operation_id=operations.new_operation(),
+            model=wiring.projection.name,
+            generation=building.number,
+            who=asker.who,
+            why=asker.why,
+            at=datetime.now(UTC),
+        )
+        await _record(engine, act, asker)
+    return building.number
+
+
+async def roll_back(
+    engine: Engine, wiring: ProjectionWiring, asker: Asker, stop: asyncio.Event
+) -> tuple[int, int] | None:
+    """Let the generation serve that did before; give both numbers, `None` when that has been done already.
+
+    Raises `Refused` when there is none to go back to, or it cannot be brought to where readers are.
+    """
+    database = engine.databases["projections"]
+    known = await generations(database, wiring)
+    active, standby = serving(wiring, known), of_standing(known, "standby")
+    if standby is None:
+        raise Refused(
+            f"{wiring.projection.name} has no earlier generation that is kept: after a switch one is for "
+            f"{engine.settings.standby_hours:g} hours (TRIPLANE_STANDBY_HOURS)"
+        )
+    if standby.number > active.number:
+        return None
+
+    async def note(blue: Generation) -> None:
+        act = RebuildRolledBack(
+            operation_id=operations.new_operation(),
+            model=wiring.projection.name,
+            before=blue.number,
+            generation=standby.number,
+            who=asker.who,
+            why=asker.why,
+            at=datetime.now(UTC),
+        )
+        await _record(engine, act, asker)
+
+    async with _helped(engine, wiring, standby):
+        left = ATTEMPTS
+        while True:
+            try:
+                blue = await switch(database, wiring, standby.number, note)
+            except PASSING as passing:
+                left -= 1
+                if stop.is_set() or not left:
+                    raise Refused(f"not rolled back, and nothing was changed: {passing}") from passing
+            else:
+                return blue.number, standby.number
+            await asyncio.sleep(AGAIN_S)
+
+
+@asynccontextmanager
+async def _helped(engine: Engine, wiring: ProjectionWiring, standby: Generation) -> AsyncGenerator[None]:
+    """Fold the generation that stands by as long as the block runs, where this process's code can: workers may be down."""
+    if not standby.fits(wiring):
+        yield
+        return
+    topics = await engine.admin.topics(wiring.topics)
+    async with folding(engine, await engine.batcher(wiring, standby.number), topics):
+        yield

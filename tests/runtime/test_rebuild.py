@@ -1,0 +1,432 @@
+"""A read model is built anew beside the one that serves: compared at one place, switched to at once, gone back from."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+from confluent_kafka import TopicPartition
+from confluent_kafka.admin import AdminClient
+
+from infra.errors import Refused
+from infra.kafka.admin import PARTITIONS
+from infra.postgres.database import open_database
+from infra.runtime.asking.freshness import Gauge, report
+from infra.runtime.asking.questions import Behind
+from infra.runtime.catalog import Catalog
+from infra.runtime.folding.fingerprints import code, shape
+from infra.runtime.operating import switching
+from infra.runtime.operating.diffing import TableDiff
+from infra.runtime.operating.parked import discard_audited, parked
+from infra.runtime.operating.rebuilding import Asker, Progress, Rebuild, cancel, roll_back
+from infra.settings import Settings
+from tests.shop.events import Filled, Joined
+from tests.shop.site import Heard, Site, changed, filled, opened
+
+TWICE = ('"fills": was.fills + 1', '"fills": was.fills + 2')
+NO_GREY = ('if event.colour == "grey":', 'if event.colour == "gray":')
+MORE = ("    fills: int = 0\n", '    fills: int = 0\n    """."""\n    last: int | None = None\n')
+MORE_FOLDED = ('"fills": was.fills + 1}', '"fills": was.fills + 1, "last": event.total}')
+RETYPED = (
+    ("    fills: int = 0", '    fills: str = ""'),
+    ('"fills": was.fills + 1', '"fills": was.fills + "x"'),
+)
+
+
+@pytest.fixture
+async def site(platform: Settings) -> AsyncGenerator[Site]:
+    """A shop of its own for each test."""
+    async with opened(platform) as site:
+        yield site
+
+
+async def acts(site: Site) -> list[str]:
+    rows = await site.fetch("SELECT type, who FROM operations.acts ORDER BY at")
+    return [f"{row['type'].removeprefix('operations.')} by {row['who']}" for row in rows]
+
+
+async def standings(site: Site) -> list[str]:
+    return [it.standing for it in (await site.generations()).values()]
+
+
+async def fills(site: Site, view: str = "colours") -> int:
+    return sum(row["fills"] for row in await site.rows(view))
+
+
+async def given(site: Site, number: int) -> None:
+    """Let so many facts be folded by the shop as it is."""
+    await site.publish(filled(number))
+    async with site.working():
+        await site.folded("colours", "fills", number)
+
+
+# -- what has changed ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("edit", "same"),
+    [
+        (('"""Count; nothing of a colour is no row, and grey cannot be counted."""', '"""Count."""'), True),
+        (("    if total == 0:\n", "    # nothing is no row\n\n    if (total == 0):\n"), True),
+        (("from uuid import UUID", "from uuid import UUID, uuid4"), True),
+        (('order = ("-total",)', 'order = ("total",)'), True),
+        (TWICE, False),
+        (('raise RuntimeError("grey")', "return row"), False),
+        (("    total: int = 0", "    total: int = 1"), False),
+    ],
+)
+def test_code_has_changed_when_it_folds_otherwise(
+    tmp_path: Path, edit: tuple[str, str], same: object
+) -> None:
+    before, after = changed(tmp_path), changed(tmp_path, edit)
+    digests = [code(it.projections["projections.colours"]) for it in (before, after)]
+    assert (digests[0] == digests[1]) is same
+
+
+def test_the_shape_has_changed_when_rows_are_stored_otherwise(tmp_path: Path) -> None:
+    edits = (
+        (),
+        (("email: Personal[EmailText] | None = None", "email: str | None = None"),),
+        (("    colour: Key[str]", "    colour: str"), ("    total: int = 0", "    total: Key[int] = 0")),
+    )
+    wired = [changed(tmp_path, *edit) for edit in edits]
+    assert len({shape(it.projections["projections.members"]) for it in wired}) == 2
+    assert len({shape(it.projections["projections.colours"]) for it in wired}) == 2
+
+
+# -- the rebuild --------------------------------------------------------------------------------------------------------
+
+
+async def test_changed_code_is_folded_anew_and_readers_see_it_at_once(site: Site, tmp_path: Path) -> None:
+    await given(site, 2_000)
+    new, heard = changed(tmp_path, TWICE), Heard()
+    await site.migrate(new)
+    async with site.working(new):
+        assert await standings(site) == ["active"]
+        done = await site.rebuild(heard, new)
+        assert (done.switched, done.taken_over) == (True, True)
+        assert await fills(site) == 4_000
+        await site.publish(filled(10))
+        await site.folded("colours", "fills", 4_020)
+        standby = "SELECT sum(fills) FROM projections.colours_g1 WHERE tenant = $1"
+        await site.until(lambda: _is(site, standby, 2_020))
+    assert await standings(site) == ["standby", "active"]
+    colours, baskets = heard.diff
+    assert (colours.rows_before, colours.rows, colours.changed, colours.new, colours.gone) == (7, 7, 7, 0, 0)
+    assert set(colours.sample[0].columns) == {"fills"}
+    assert baskets.same
+    assert await acts(site) == ["RebuildStarted by alice", "RebuildSwitched by alice"]
+
+
+async def _is(site: Site, query: str, value: int) -> bool:
+    (row,) = await site.fetch(query, site.tenant)
+    return bool(next(iter(row.values())) == value)
+
+
+async def test_without_a_worker_it_is_built_switched_and_said_that_nobody_goes_on(site: Site) -> None:
+    await given(site, 100)
+    await site.publish(filled(50))
+    heard = Heard()
+    done = await site.rebuild(heard)
+    assert (done.switched, done.taken_over) == (True, False)
+    assert await fills(site) == 150
+    assert all(it.same for it in heard.diff), "compared where the serving generation stood, not at the end"
+    assert (
+        heard.diff[0].rows_before == heard.diff[0].rows == len(await site.fetch("SELECT FROM read.colours"))
+    )
+
+
+async def test_an_interrupted_rebuild_goes_on_and_one_of_other_code_begins_anew(
+    site: Site, tmp_path: Path
+) -> None:
+    await given(site, 3_000)
+    async with site.engine() as engine:
+        stop = asyncio.Event()
+
+        def tell(it: Progress) -> None:
+            if it.done:
+                stop.set()
+
+        heard = Heard().asker()
+        done = await Rebuild(engine, site.wiring(), Asker(heard.who, heard.why, tell, heard.agree)).run(stop)
+    assert not done.switched
+    assert await standings(site) == ["active", "building"]
+    (read,) = await site.fetch(
+        "SELECT sum(next_offset)::int AS far, sum((SELECT b.next_offset FROM projections.checkpoints b WHERE b.generation = 1"
+        " AND (b.consumer, b.topic, b.partition) = (c.consumer, c.topic, c.partition)))::int AS whole"
+        " FROM projections.checkpoints c WHERE generation = 2"
+    )
+    go_on = "generation 2 is half-built; go on: triplane rebuild colours"
+    assert (await said(site, site.catalog))["building"] == go_on
+    again = await site.rebuild()
+    assert (again.generation, again.switched) == (2, True)
+    assert 0 < again.events == read["whole"] - read["far"] < read["whole"]
+    assert await fills(site) == 3_000
+
+    assert not (await site.rebuild(Heard(agrees=False))).switched
+    anew = await site.rebuild(catalog=changed(tmp_path, TWICE))
+    assert anew.generation == 4
+    assert await fills(site) == 6_000
+    assert await standings(site) == ["retired", "standby", "retired", "active"]
+
+
+async def test_one_rebuild_at_a_time_and_the_second_operator_hears_of_the_first(site: Site) -> None:
+    await given(site, 100)
+    waits, goes_on = asyncio.Event(), asyncio.Event()
+
+    async def agree(_: Sequence[TableDiff]) -> bool:
+        waits.set()
+        await goes_on.wait()
+        return True
+
+    async with site.engine() as engine:
+        first = Rebuild(engine, site.wiring(), Asker("alice", "asked for", lambda _: None, agree))
+        running = asyncio.create_task(first.run(asyncio.Event()))
+        await waits.wait()
+        assert "generation 2 is being built by alice on" in (await said(site, site.catalog))["building"]
+        with pytest.raises(Refused, match=r"alice on .* is rebuilding colours since"):
+            await site.rebuild(who="bob")
+        with pytest.raises(Refused, match="alice"):
+            await cancel(engine, site.wiring(), Heard().asker("bob"))
+        goes_on.set()
+        assert (await running).switched
+
+
+async def test_given_up_it_leaves_nothing(site: Site) -> None:
+    await given(site, 100)
+    assert not (await site.rebuild(Heard(agrees=False))).switched
+    async with site.engine() as engine:
+        assert await cancel(engine, site.wiring(), Heard().asker()) == 2
+        assert await cancel(engine, site.wiring(), Heard().asker()) is None
+    left = await site.fetch(
+        """SELECT tablename FROM pg_tables WHERE tablename ~ '^colours.*_g2$'
+           UNION ALL SELECT topic FROM projections.checkpoints WHERE generation = 2"""
+    )
+    assert left == []
+    assert await fills(site) == 100
+    assert await acts(site) == ["RebuildStarted by alice", "RebuildCancelled by alice"]
+
+
+async def test_what_operators_discarded_stays_out_and_what_was_parked_is_folded_by_better_code(
+    site: Site, tmp_path: Path
+) -> None:
+    def grey(number: int) -> Filled:
+        return Filled(basket_id=UUID(int=number), amount=1, total=1, colour="grey")
+
+    await site.publish([*filled(10), grey(901), grey(902)])
+    async with site.working():
+        await site.folded("colours", "fills", 10)
+        await site.until(lambda: _is(site, "SELECT count(*) FROM projections.parked WHERE tenant = $1", 2))
+    async with site.engine() as engine:
+        first = next(it for it in await parked(engine.databases["projections"]) if it.tenant == site.tenant)
+        assert await discard_audited(engine, first, who="alice", why="asked for")
+    heard = Heard()
+    await site.rebuild(heard, changed(tmp_path, NO_GREY))
+    assert [row["fills"] for row in await site.rows("colours") if row["colour"] == "grey"] == [1]
+    assert (heard.diff[0].new, heard.diff[1].new) == (1, 1)
+
+
+async def test_personal_values_are_sealed_again_and_compared_for_presence_only(site: Site) -> None:
+    member = uuid4()
+    await site.publish([Joined(member_id=member, email="ada@example.org")])
+    async with site.working():
+        await site.until(lambda: _is(site, "SELECT count(*) FROM read.members WHERE tenant = $1", 1))
+    heard = Heard()
+    await site.rebuild(heard, model="members")
+    assert heard.diff[0].same
+    assert list(heard.diff[0].personal) == ["email"]
+    (row,) = await site.rows("members")
+    assert "ada" not in row["email"]
+
+
+async def test_what_rebuilds_has_no_right_to_do_anything_else(site: Site) -> None:
+    async with site.engine() as engine:
+        for table in ("shop.outbox", "shop.effects", "sagas.outbox", "operations.acts", "intake.outbox"):
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await engine.databases["projections"].execute(f"DELETE FROM {table}")
+
+
+# -- other rows ---------------------------------------------------------------------------------------------------------
+
+
+async def said(site: Site, catalog: Catalog) -> dict[str, Any]:
+    """Give what status says of the model."""
+    monitor = await open_database(site.settings, "monitor", size=2)
+    gauge = Gauge(monitor, catalog, site.settings.kafka)
+    try:
+        consumers: list[dict[str, Any]] = report(await gauge.measure())["consumers"]
+    finally:
+        await gauge.close()
+        await monitor.close()
+    return next(it for it in consumers if it["name"] == "projections.colours")
+
+
+async def test_a_new_column_waits_for_the_rebuild_while_readers_go_on(site: Site, tmp_path: Path) -> None:
+    await given(site, 200)
+    new = changed(tmp_path, MORE, MORE_FOLDED)
+    await site.migrate(new)
+    await site.publish(filled(10))
+    async with site.working(new), site.engine(new) as engine:
+        await site.until(
+            lambda: _red(site, new, "nothing is folded into it any more; run: triplane rebuild colours")
+        )
+        assert await fills(site) == 200
+        assert sum(it["fills"] for it in await site.ask(engine)) == 200, "processes of the old code go on"
+        with pytest.raises(Behind, match="lack last"):
+            await site.ask(engine, new)
+        assert (await site.rebuild(catalog=new)).switched
+        assert {it["last"] is None for it in await site.ask(engine, new)} == {False}
+        assert sum(it["fills"] for it in await site.ask(engine)) == 210
+        await site.until(lambda: _green(site, new))
+    assert [*(await site.rows("colours"))[0]] == ["tenant", "colour", "total", "fills", "last"]
+
+
+async def _red(site: Site, catalog: Catalog, text: str) -> bool:
+    return text in str((await said(site, catalog))["because"])
+
+
+async def _green(site: Site, catalog: Catalog) -> bool:
+    return bool((await said(site, catalog))["state"] == "green")
+
+
+async def test_code_that_is_behind_is_shown_and_folds_on(site: Site, tmp_path: Path) -> None:
+    await given(site, 20)
+    new = changed(tmp_path, TWICE)
+    async with site.working(new):
+        await site.publish(filled(5))
+        await site.folded("colours", "fills", 30)
+        seen = await said(site, new)
+    assert seen["behind_its_code"] == "generation 1 is behind its code; run: triplane rebuild colours"
+    assert seen["state"] == "red"
+
+
+async def test_a_column_of_another_type_makes_a_new_version_of_the_view(site: Site, tmp_path: Path) -> None:
+    await given(site, 70)
+    new, heard = changed(tmp_path, *RETYPED), Heard()
+    async with site.engine(new) as engine:
+        with pytest.raises(Behind, match="lack fills"):
+            await site.ask(engine, new)
+        await site.rebuild(heard, new)
+        assert {it["fills"] for it in await site.ask(engine, new)} == {10 * "x"}
+        with pytest.raises(Behind):
+            await site.ask(engine)
+    assert await fills(site) == 70, "analysts' SQL does not break"
+    assert {row["fills"] for row in await site.rows("colours_v2")} == {10 * "x"}
+    assert list(heard.diff[0].columns_retyped) == ["fills"]
+    assert (await site.generations())[2].views == {
+        "colours": "colours_v2",
+        "colours_basket": "colours_basket",
+    }
+    # Nobody folds the old rows with the new code, so what has come since is missing in them.
+    await site.publish(filled(7))
+    async with site.working(new), site.engine(new) as engine:
+        await site.until(
+            lambda: _is(site, "SELECT sum(length(fills)) FROM read.colours_v2 WHERE tenant = $1", 77)
+        )
+        with pytest.raises(Refused, match="generation 1 is 7 events behind"):
+            await roll_back(engine, site.wiring(catalog=new), Heard().asker(), _at_once())
+    async with site.working(), site.engine() as engine:
+        await site.until(lambda: _is(site, "SELECT sum(fills) FROM read.colours WHERE tenant = $1", 77))
+        assert await roll_back(engine, site.wiring(), Heard().asker(), asyncio.Event()) == (2, 1)
+        assert sum(it["fills"] for it in await site.ask(engine)) == 77
+    await site.rebuild(catalog=new)
+    assert (await site.generations())[3].views["colours"] == "colours_v2"
+
+
+def _at_once() -> asyncio.Event:
+    """Give a stop that lets one attempt pass."""
+    stop = asyncio.Event()
+    stop.set()
+    return stop
+
+
+# -- back ---------------------------------------------------------------------------------------------------------------
+
+
+async def test_back_to_the_generation_before_and_no_further(site: Site, tmp_path: Path) -> None:
+    await given(site, 100)
+    new = changed(tmp_path, TWICE)
+    async with site.engine(new) as engine:
+        wiring = site.wiring(catalog=new)
+        with pytest.raises(Refused, match="no earlier generation that is kept"):
+            await roll_back(engine, wiring, Heard().asker(), asyncio.Event())
+        await site.rebuild(catalog=new)
+        await site.publish(filled(10))
+        assert await roll_back(engine, wiring, Heard().asker(), asyncio.Event()) == (2, 1)
+        assert await roll_back(engine, wiring, Heard().asker(), asyncio.Event()) is None
+    assert await standings(site) == ["active", "standby"]
+    assert await acts(site) == [f"Rebuild{it} by alice" for it in ("Started", "Switched", "RolledBack")]
+
+
+async def test_after_its_time_the_earlier_generation_goes_with_its_tables(site: Site) -> None:
+    await given(site, 100)
+    await site.rebuild()
+    async with site.engine() as engine:
+        database = engine.databases["projections"]
+        assert await switching.retire(database, 24) == []
+        assert await standings(site) == ["standby", "active"]
+        assert await switching.retire(database, 0) == []
+        assert await standings(site) == ["retired", "active"]
+        await database.execute("UPDATE generations SET switched_at = now() - interval '1 minute'")
+        assert await switching.retire(database, 24) == ["colours generation 1"]
+        assert await switching.retire(database, 24) == []
+    assert await site.fetch("SELECT FROM pg_tables WHERE tablename ~ '^colours.*_g1$'") == []
+    assert await fills(site) == 100
+
+
+# -- by itself ----------------------------------------------------------------------------------------------------------
+
+
+async def test_where_the_settings_say_so_a_worker_rebuilds_by_itself_unless_somebody_went_back(
+    platform: Settings, tmp_path: Path
+) -> None:
+    async with opened(platform, rebuilds_itself=True) as site:
+        await given(site, 100)
+        new = changed(tmp_path, TWICE)
+        async with site.working(new), site.engine(new) as engine:
+            await site.folded("colours", "fills", 200)
+            await site.until(lambda: _green(site, new))
+            assert await roll_back(engine, site.wiring(catalog=new), Heard().asker(), asyncio.Event()) == (
+                2,
+                1,
+            )
+            await asyncio.sleep(2.5)
+            assert await standings(site) == ["active", "standby"]
+        assert await acts(site) == [
+            "RebuildStarted by triplane",
+            "RebuildSwitched by triplane",
+            "RebuildRolledBack by alice",
+        ]
+
+
+async def test_a_generation_from_before_code_was_kept_counts_as_today_s_where_its_columns_fit(
+    site: Site, tmp_path: Path
+) -> None:
+    forget = "UPDATE projections.generations SET code = NULL, shape = 0, views = NULL"
+    await site.fetch(forget)
+    await site.migrate()
+    async with site.engine() as engine:
+        assert (await site.generations())[1].current(site.wiring())
+        assert await site.ask(engine) == []
+    await site.fetch(forget)
+    await site.migrate(changed(tmp_path, MORE))
+    assert not (await site.generations())[1].current(site.wiring())
+
+
+# -- last, as it takes from the log what the others read ------------------------------------------------------------------
+
+
+async def test_a_log_without_its_beginning_is_refused(site: Site) -> None:
+    await site.publish(filled(10))
+    admin = AdminClient({"bootstrap.servers": site.settings.kafka, "log_level": 0})
+    everywhere = [TopicPartition("shop.events", it, -1) for it in range(PARTITIONS)]
+    for done in admin.delete_records(everywhere).values():
+        await asyncio.to_thread(done.result, 30)
+    with pytest.raises(Refused, match=r"shop.events/\d+ begins at offset \d+, not at 0"):
+        await site.rebuild()
+    assert await standings(site) == ["active"]
