@@ -241,7 +241,7 @@ def facts(installation: Installation) -> Facts:
 def worker(installation: Installation, facts: Facts) -> Generator[Process]:
     """A worker that folds the model, and has folded much."""
     with installation.working(f"projections.{MODEL}", TRIPLANE_REBUILD="command") as worker:
-        facts.append(12_000)
+        facts.append(24_000)
         read_to_the_end(installation)
         yield worker
 
