@@ -333,7 +333,7 @@ def test_the_mutant_whose_checkpoint_goes_ahead_is_seen_to_lose(
         "hasty", "rebuild", MODEL, "--yes", "--parallel", "1", module="tests.faults.mutants"
     )
     serving, kills = generations(installation)["active"], 0
-    while kills < 3:
+    while kills < 2:
         mutant.start()
         installation.until(partial(moved, installation, positions(installation)), 20, "a checkpoint moves")
         mutant.kill()

@@ -49,6 +49,8 @@ LEASE_S: Final = 10.0
 RENEW_S: Final = 2.0
 NEAR: Final = 500
 """Events: with fewer to go, one batch brings the end."""
+WORTH_HELP: Final = 20_000
+"""Events: with fewer to go, one process is done before another has started."""
 STEADY_S: Final = 1.0
 """It must have been near the end for so long before it is switched to."""
 LOOK_S: Final = 0.25
@@ -212,7 +214,8 @@ class Rebuild:
     async def _see_through(self, number: int, batcher: Bounded, consumer: Consumer, stop: _Either) -> Rebuilt:
         blue = serving(self._wiring, await generations(self._database, self._wiring))
         self._from = sum((await positions(self._database, self._wiring, number)).values())
-        async with self._helped(number):
+        far = await self._behind_blue(number, blue.number, batcher, consumer)
+        async with self._helped(number, self._processes - 1 if far > WORTH_HELP else 0):
             while await self._behind_blue(number, blue.number, batcher, consumer) > NEAR:
                 if await stop.within(LOOK_S):
                     return await self._ended(number, stop)
@@ -246,12 +249,12 @@ class Rebuild:
         )
 
     @asynccontextmanager
-    async def _helped(self, number: int) -> AsyncGenerator[None]:
+    async def _helped(self, number: int, further: int) -> AsyncGenerator[None]:
         """Share the partitions out with further processes as long as the block runs."""
         command = python("infra.runtime.operating.helping", self._wiring.projection.name, str(number))
         helpers = [
             await asyncio.create_subprocess_exec(*command, stdout=DEVNULL, env=surroundings())
-            for _ in range(self._processes - 1)
+            for _ in range(further)
         ]
         try:
             yield

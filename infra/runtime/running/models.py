@@ -129,8 +129,8 @@ class Models:
 
     def _rebuild(self, wiring: ProjectionWiring, known: list[Generation]) -> None:
         active, standby = serving(wiring, known), of_standing(known, "standby")
-        if standby is not None and standby.number > active.number:
-            # An operator has gone back from it, and knows why.
+        if standby is not None and standby.number > active.number and standby.current(wiring):
+            # An operator has gone back from this very code, and knows why.
             return
         busy = self._rebuilding is not None and not self._rebuilding.done()
         if busy or time.monotonic() < self._rebuild_after or behind(wiring, active) is None:
