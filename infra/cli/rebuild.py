@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import getpass
 import os
 import signal
@@ -82,6 +81,7 @@ def _wiring(model: str) -> ProjectionWiring:
 @asynccontextmanager
 async def _opened() -> AsyncGenerator[tuple[Engine, asyncio.Event]]:
     """Open what it takes; the event is set when the operator wants to stop."""
+    from infra.runtime import collector
     from infra.runtime.catalog import discover
     from infra.runtime.engine import open_engine
 
@@ -90,10 +90,10 @@ async def _opened() -> AsyncGenerator[tuple[Engine, asyncio.Event]]:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     settings = Settings.load()
     with logged_to(settings.home / "logs" / "rebuild.log"):
-        async with open_engine(settings, discover(), ["projections", "operations"], size=5) as engine:
-            # What has been imported stays: the collector need not look at it again and again.
-            gc.collect()
-            gc.freeze()
+        async with (
+            open_engine(settings, discover(), ["projections", "operations"], size=5) as engine,
+            collector.kept_out(),
+        ):
             yield engine, stop
 
 

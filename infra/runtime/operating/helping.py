@@ -6,7 +6,6 @@ It ends when it is told to, and by itself when the one that leads is gone.
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import signal
 import sys
@@ -14,6 +13,7 @@ import sys
 import uvloop
 
 from infra.logs import logged_to
+from infra.runtime import collector
 from infra.runtime.catalog import discover
 from infra.runtime.engine import open_engine
 from infra.runtime.folding.generations import generations, serving
@@ -36,8 +36,7 @@ async def _help(settings: Settings, model: str, number: int) -> None:
         topics = await topics_of(engine, wiring)
         batcher = await bounded(engine, wiring, number, topics)
         batcher.limits = await positions(database, wiring, blue.number)
-        async with folding(engine, batcher, topics):
-            gc.freeze()
+        async with folding(engine, batcher, topics), collector.kept_out():
             while not stop.is_set() and os.getppid() == leader:
                 batcher.limits = await positions(database, wiring, blue.number)
                 await asyncio.sleep(LOOK_S)

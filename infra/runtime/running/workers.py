@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import os
 import socket
 import threading
@@ -22,6 +21,7 @@ from pydantic_core import to_json
 
 from infra.errors import TriplaneError
 from infra.postgres.database import TRANSIENT, Database
+from infra.runtime import collector
 from infra.runtime.catalog import Catalog, EffectWiring, ProjectionWiring, SagaWiring, Wiring
 from infra.runtime.catalog.schemas import chains
 from infra.runtime.consuming.consumer import Consumer
@@ -40,7 +40,6 @@ log = structlog.get_logger(__name__)
 
 BEAT_S: Final = 1.0
 STALLED_S: Final = 60.0
-TIDY_S: Final = 10.0
 WORKERS: Final = "workers"
 """The name that selects every context's worker with its effects, and every relay."""
 RESTART_CODE: Final = 75
@@ -118,7 +117,8 @@ class Workers:
         async with open_engine(self._settings, self._catalog, schemas) as engine:
             running = await self._assemble(engine, wirings, relays)
             ready()
-            await self._supervise(engine, running, stop)
+            async with collector.kept_out():
+                await self._supervise(engine, running, stop)
 
     async def _assemble(
         self, engine: Engine, wirings: list[Wiring], relays: list[str]
@@ -153,10 +153,6 @@ class Workers:
         return running
 
     async def _supervise(self, engine: Engine, running: dict[str, list[Runs]], stop: asyncio.Event) -> None:
-        # The collector would walk every message of a batch again and again, and find nothing: a third of a worker's time.
-        gc.collect()
-        gc.freeze()
-        gc.disable()
         parts = [part for group in running.values() for part in group]
         _watch(parts)
         tasks = [asyncio.create_task(part.run(stop), name=part.name) for part in parts]
@@ -164,7 +160,6 @@ class Workers:
             asyncio.create_task(self._beat(engine.databases[schema], group, stop))
             for schema, group in running.items()
         ]
-        beats.append(asyncio.create_task(_tidy()))
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
             for task in done:
@@ -207,13 +202,6 @@ class Workers:
                 await engine.databases[schema].execute(
                     "DELETE FROM heartbeats WHERE process = $1", self._process
                 )
-
-
-async def _tidy() -> None:
-    """Collect cycles now and then: what is left of errors and connections, for batches make none."""
-    while True:
-        await asyncio.sleep(TIDY_S)
-        gc.collect()
 
 
 def _shown(parts: list[Runs]) -> list[Shows]:
