@@ -19,6 +19,7 @@ from infra.postgres.database import open_database
 from infra.runtime.asking.freshness import Gauge, report
 from infra.runtime.asking.questions import Behind
 from infra.runtime.catalog import Catalog
+from infra.runtime.consuming import consumer
 from infra.runtime.folding.fingerprints import code, shape
 from infra.runtime.operating import switching
 from infra.runtime.operating.diffing import TableDiff
@@ -142,9 +143,12 @@ async def test_without_a_worker_it_is_built_switched_and_said_that_nobody_goes_o
 
 
 async def test_an_interrupted_rebuild_goes_on_and_one_of_other_code_begins_anew(
-    site: Site, tmp_path: Path
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await given(site, 3_000)
+    # Small batches, so that there is a middle to be interrupted in.
+    monkeypatch.setattr(consumer, "MIN_BATCH", 200)
+    monkeypatch.setattr(consumer, "MAX_BATCH", 200)
     async with site.engine() as engine:
         stop = asyncio.Event()
 
