@@ -62,13 +62,11 @@ async def write(tx: Connection, messages: Sequence[Outgoing]) -> None:
     await tx.execute(
         """INSERT INTO outbox (bucket, id, topic, key, headers, value)
            SELECT * FROM unnest($1::smallint[], $2::uuid[], $3::text[], $4::text[], $5::text[]::json[], $6::bytea[])""",
-        [message.bucket for message in messages],
-        [message.id for message in messages],
-        [message.topic for message in messages],
-        [message.key for message in messages],
-        [
-            to_json([(name, text.decode()) for name, text in message.envelope.headers()]).decode()
-            for message in messages
-        ],
-        [message.value for message in messages],
+        *map(list, zip(*(columns(message) for message in messages), strict=True)),
     )
+
+
+def columns(message: Outgoing) -> tuple[object, ...]:
+    """Give a message as a row of the outbox: bucket, id, topic, key, headers and value."""
+    headers = to_json([(name, text.decode()) for name, text in message.envelope.headers()]).decode()
+    return message.bucket, message.id, message.topic, message.key, headers, message.value
