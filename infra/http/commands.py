@@ -41,6 +41,21 @@ MAX_KEY: Final = 255
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,255}\Z")
 _CORRELATION: Final = re.compile(r"[\x21-\x7e]{1,255}\Z")
 
+_TAKE: Final = """
+    WITH lock AS MATERIALIZED (
+      SELECT pg_try_advisory_xact_lock(hashtextextended($1 || chr(10) || $2 || chr(10) || $3, 0)) AS mine),
+    known AS (SELECT body_hash, status, answer, message_id FROM answers WHERE tenant = $1 AND route = $2 AND key = $3),
+    taken AS (
+      INSERT INTO answers (tenant, route, key, body_hash, status, answer, message_id)
+      SELECT $1, $2, $3, $4, $5, $6, $7 FROM lock WHERE mine AND NOT EXISTS (SELECT FROM known)
+      ON CONFLICT DO NOTHING RETURNING 1),
+    sent AS (
+      INSERT INTO outbox (bucket, id, topic, key, headers, value)
+      SELECT $8::smallint, $9::uuid, $10::text, $11::text, $12::text::json, $13::bytea FROM taken)
+    SELECT lock.mine, EXISTS (SELECT FROM taken) AS taken, known.body_hash AS known_hash, known.status AS known_status,
+           known.answer AS known_answer, known.message_id AS known_id FROM lock LEFT JOIN known ON true"""
+"""One statement is one round trip and one transaction: what was answered before, or the answer kept and the command sent."""
+
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
@@ -166,51 +181,33 @@ async def _answer(
 async def _once(
     services: Services, route: str, key: str, digest: bytes, outgoing: Outgoing, fresh: Answer
 ) -> tuple[Answer, bool]:
-    tenant = outgoing.envelope.tenant
-    async with services.intake.transaction() as tx:
-        rows = await tx.fetch(
-            """SELECT pg_try_advisory_xact_lock(hashtextextended($1 || chr(10) || $2 || chr(10) || $3, 0)) AS mine,
-                      a.body_hash, a.status, a.answer, a.message_id
-               FROM (SELECT) AS one LEFT JOIN answers a ON a.tenant = $1 AND a.route = $2 AND a.key = $3""",
-            tenant,
-            route,
-            key,
-        )
-        found = rows[0]
-        if found["status"] is not None:
-            if found["body_hash"] != digest:
-                raise Problem(
-                    422,
-                    "idempotency_key_reused",
-                    "Idempotency-Key: was used before with another body; send a new key with a new command",
-                )
-            return Answer(found["status"], found["answer"], found["message_id"]), True
-        if not found["mine"]:
+    (found,) = await services.intake.fetch(
+        _TAKE,
+        outgoing.envelope.tenant,
+        route,
+        key,
+        digest,
+        fresh.status,
+        fresh.text,
+        fresh.message_id,
+        *outbox.columns(outgoing),
+    )
+    if found["known_status"] is not None:
+        if found["known_hash"] != digest:
             raise Problem(
-                409,
-                "in_flight",
-                "Idempotency-Key: its first request is still at work; try again",
-                headers={"Retry-After": "1"},
+                422,
+                "idempotency_key_reused",
+                "Idempotency-Key: was used before with another body; send a new key with a new command",
             )
-        taken = await tx.execute(
-            """INSERT INTO answers (tenant, route, key, body_hash, status, answer, message_id)
-               VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING""",
-            tenant,
-            route,
-            key,
-            digest,
-            fresh.status,
-            fresh.text,
-            fresh.message_id,
+        return Answer(found["known_status"], found["known_answer"], found["known_id"]), True
+    if not found["taken"]:
+        said = "has just ended" if found["mine"] else "is still at work"
+        raise Problem(
+            409,
+            "in_flight",
+            f"Idempotency-Key: its first request {said}; try again",
+            headers={"Retry-After": "1"},
         )
-        if taken.endswith(" 0"):
-            raise Problem(
-                409,
-                "in_flight",
-                "Idempotency-Key: its first request has just ended; try again",
-                headers={"Retry-After": "1"},
-            )
-        await outbox.write(tx, [outgoing])
     services.wakeups.poke(services.intake)
     return fresh, False
 

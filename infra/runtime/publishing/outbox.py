@@ -61,16 +61,12 @@ async def write(tx: Connection, messages: Sequence[Outgoing]) -> None:
         return
     await tx.copy_records_to_table(
         "outbox",
-        records=[
-            (
-                message.bucket,
-                message.id,
-                message.topic,
-                message.key,
-                to_json(message.envelope.texts()).decode(),
-                message.value,
-            )
-            for message in messages
-        ],
+        records=map(columns, messages),
         columns=("bucket", "id", "topic", "key", "headers", "value"),
     )
+
+
+def columns(message: Outgoing) -> tuple[object, ...]:
+    """Give a message as a row of the outbox: bucket, id, topic, key, headers and value."""
+    headers = to_json(message.envelope.texts()).decode()
+    return message.bucket, message.id, message.topic, message.key, headers, message.value

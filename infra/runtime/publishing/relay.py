@@ -44,6 +44,7 @@ class Relay:
         self._epochs: dict[int, int] = {}
         self._renewed_at = -math.inf
         self._batch = MIN_BATCH
+        self._wakeups = wakeups
         self._woken = wakeups.listen(database.schema)
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -169,8 +170,9 @@ class Relay:
         """Hear of commits in other processes; when the connection breaks, the poll goes on and we listen again."""
         channel = f"outbox_{self.database.schema}"
 
-        def woken(*_: object) -> None:
-            self._woken.set()
+        def woken(_connection: object, _pid: int, _channel: str, mark: object) -> None:
+            if mark != self._wakeups.mark:
+                self._woken.set()
 
         while not stop.is_set():
             try:

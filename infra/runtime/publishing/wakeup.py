@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from typing import Final
+from uuid import uuid4
 
 from infra.postgres.database import TRANSIENT, Database
 
@@ -16,6 +17,8 @@ class Wakeups:
 
     def __init__(self) -> None:
         """Begin with nobody to wake."""
+        self.mark = uuid4().hex
+        """What this process's notifications carry: its own relays were woken without them."""
         self._local: dict[str, list[asyncio.Event]] = {}
         self._pending: dict[str, asyncio.Task[None]] = {}
 
@@ -36,4 +39,4 @@ class Wakeups:
         await asyncio.sleep(DEBOUNCE_S)
         del self._pending[database.schema]
         with contextlib.suppress(*TRANSIENT):
-            await database.execute("SELECT pg_notify($1, '')", f"outbox_{database.schema}")
+            await database.execute("SELECT pg_notify($1, $2)", f"outbox_{database.schema}", self.mark)
