@@ -61,6 +61,11 @@ class ProjectionWiring:
     first_start: Literal["beginning", "end"] = "beginning"
 
     @property
+    def contended(self) -> bool:
+        """Whether batches of different partitions may want the same rows."""
+        return not self.owned >= self.rows.keys()
+
+    @property
     def listens(self) -> frozenset[str]:
         """The events it folds."""
         return frozenset(self.folds)

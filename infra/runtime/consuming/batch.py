@@ -74,6 +74,13 @@ class Counts:
     put_aside: Sequence[Parked] = ()
     """Those that were parked."""
 
+    def add(self, other: Counts) -> None:
+        """Count what came of another batch, too."""
+        self.applied += other.applied
+        self.duplicates += other.duplicates
+        self.parked += other.parked
+        self.skipped += other.skipped
+
 
 class Outrun(TriplaneError):
     """Another process has written the same messages in the meantime: read what is committed, and go on from there."""
