@@ -84,13 +84,6 @@ class Database:
             self._pool.terminate()
 
 
-async def _keep(_connection: object) -> None:
-    """Leave a connection as it is: every setting, lock and cursor of ours ends with its transaction.
-
-    The driver would send a statement after each use to make sure; it ends a transaction left open, and listening, all the same.
-    """
-
-
 async def open_database(settings: Settings, schema: str, *, size: int = 4, at_once: int = 1) -> Database:
     """Open a pool of at most `size` connections to `schema`, under the schema's own role.
 
@@ -102,7 +95,6 @@ async def open_database(settings: Settings, schema: str, *, size: int = 4, at_on
         max_size=size,
         command_timeout=60,
         max_inactive_connection_lifetime=300,
-        reset=_keep,
         server_settings={"search_path": schema, "application_name": f"triplane:{schema}", "timezone": "UTC"},
     )
     return Database(pool, schema)
