@@ -441,7 +441,7 @@ class Stepping:
         await outbox.write(
             tx,
             [
-                outbox.prepared(self._codec, message, message_id, envelope)
+                outbox.prepared(self._codec, message, self._codec.key_of(message), message_id, envelope)
                 for message, envelope, message_id in self._sent
             ],
         )

@@ -14,7 +14,7 @@ from uuid import UUID
 
 from asyncpg import IntegrityConstraintViolationError
 
-from events import Erased, Event, Message
+from events import Erased, Message
 from handlers import Aggregate
 from infra.errors import TriplaneError
 from infra.postgres.database import Connection
@@ -75,6 +75,7 @@ class Output(NamedTuple):
 
     contract: Contract
     message: Message
+    key: str
     envelope: Envelope
     id: UUID
     stream: StreamKey | None
@@ -104,6 +105,7 @@ class Streams:
         self._loaded_claims: set[Digest] = set()
         self._changed_claims: dict[Digest, tuple[str, str, str, str | None]] = {}
         self._outputs: list[Output] = []
+        self._source = source_of(wiring.name)
         self._known: set[UUID] = set()
 
     # -- load -------------------------------------------------------------------------------------------------------
@@ -237,11 +239,14 @@ class Streams:
         attempt.emitted += 1
         if message_id in self._known:
             return
+        value = getattr(message, contract.key)
+        # Mostly it is the very value that the cause brought, whose text is known.
+        key = cause.key if value is getattr(cause.message, cause.contract.key) else str(value)
         sequence = None
         stream_key: StreamKey | None = None
-        if isinstance(message, Event):
+        if contract.kind != "command":
             model = self._wiring.aggregates[contract.key]
-            stream_key = (model.name, envelope.tenant, str(getattr(message, contract.key)))
+            stream_key = (model.name, envelope.tenant, key)
             known = attempt.streams.get(stream_key) or self._streams.get(stream_key)
             stream = known or Stream(FRESH, 0, initial(model, stream_key[2]))
             state = self._evolved(stream.state, contract, message)
@@ -252,7 +257,7 @@ class Streams:
         out = Envelope(
             str(message_id),
             contract.name,
-            source_of(self._wiring.name),
+            self._source,
             envelope.tenant,
             contract.current,
             now,
@@ -262,7 +267,7 @@ class Streams:
             None,
             envelope.traceparent,
         )
-        attempt.outputs.append(Output(contract, message, out, message_id, stream_key))
+        attempt.outputs.append(Output(contract, message, key, out, message_id, stream_key))
 
     def merge(self, attempt: Attempt) -> None:
         """Keep what a successful attempt changed."""
@@ -306,7 +311,9 @@ class Streams:
         }
         await self._warm(changed)
         await self._save_streams(tx, changed)
-        outgoing = [outbox.prepared(self._codec, it.message, it.id, it.envelope) for it in self._outputs]
+        outgoing = [
+            outbox.prepared(self._codec, it.message, it.key, it.id, it.envelope) for it in self._outputs
+        ]
         await self._save_facts(tx, outgoing)
         await self._save_claims(tx)
         await outbox.write(tx, outgoing)

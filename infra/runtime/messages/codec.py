@@ -254,7 +254,7 @@ class Codec:
         elif seal is not None:
             body = to_json(seal.open(self.vault, envelope.tenant, _object(body)))
         try:
-            message: Message = form.model.model_validate_json(body)
+            message: Message = form.model.__pydantic_validator__.validate_json(body)
             if form.past:
                 while isinstance(message, Past):
                     message = message.upcast()
@@ -273,13 +273,17 @@ class Codec:
         """Write a message's body, sealed (warm the vault with `subject_of` first)."""
         seal = self._message_seals[contract.name, contract.current]
         if seal is None:
-            return message.model_dump_json().encode()
+            return _json(message)
         return to_json(seal.close(self.vault, tenant, message.model_dump(mode="json")))
 
     def stored_subject(self, contract: Contract, envelope: Envelope, body: bytes) -> Subject | None:
         """Name the person whose key unseals a recorded body; `None` when nothing in it is personal."""
         seal = self._message_seals[contract.name, envelope.version]
         return None if seal is None else seal.subject_in(envelope.tenant, _object(body))
+
+    def key_of(self, message: Message) -> str:
+        """Give the value of a message's `Key` field as text."""
+        return str(getattr(message, self.catalog.of(type(message)).key))
 
     def subject_of(self, contract: Contract, tenant: str, message: Message) -> Subject | None:
         """Name the person whose key seals a message; `None` when nothing in it is personal."""
@@ -309,13 +313,18 @@ class Codec:
         """Write a snapshot, sealed (warm the vault with `state_subject` first)."""
         seal = self.state_seal(type(state))
         if seal is None:
-            return state.model_dump_json()
+            return _json(state).decode()
         return to_json(seal.close(self.vault, tenant, state.model_dump(mode="json"))).decode()
 
     def state_subject(self, tenant: str, state: BaseModel) -> Subject | None:
         """Name the person whose key seals a state; `None` when nothing in it is personal."""
         seal = self.state_seal(type(state))
         return None if seal is None else (tenant, str(getattr(state, seal.subject)))
+
+
+def _json(model: BaseModel) -> bytes:
+    """Write a model as `model_dump_json` does, without going through a text."""
+    return model.__pydantic_serializer__.to_json(model)
 
 
 def explain(wrong: ValidationError) -> str:

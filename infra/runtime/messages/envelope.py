@@ -45,22 +45,26 @@ class Envelope(NamedTuple):
 
     def texts(self) -> list[tuple[str, str]]:
         """Give the headers of binary mode as texts, in the order in which they are written."""
-        texts = (
+        found = [
             ("ce_specversion", "1.0"),
             ("ce_id", self.id),
             ("ce_type", self.type),
             ("ce_source", self.source),
             ("ce_time", self.time.isoformat()),
-            ("ce_subject", self.subject),
             ("ce_dataschema", f"urn:triplane:{self.type}:{self.version}"),
             ("ce_tenantid", self.tenant),
             ("ce_correlationid", self.correlation),
-            ("ce_causationid", self.causation),
-            ("ce_sequence", None if self.sequence is None else str(self.sequence)),
-            ("traceparent", self.traceparent),
-            ("content-type", "application/json"),
-        )
-        return [(name, text) for name, text in texts if text is not None]
+        ]
+        if self.subject is not None:
+            found.append(("ce_subject", self.subject))
+        if self.causation is not None:
+            found.append(("ce_causationid", self.causation))
+        if self.sequence is not None:
+            found.append(("ce_sequence", str(self.sequence)))
+        if self.traceparent is not None:
+            found.append(("traceparent", self.traceparent))
+        found.append(("content-type", "application/json"))
+        return found
 
     def headers(self) -> list[tuple[str, bytes]]:
         """Give the Kafka headers of binary mode."""

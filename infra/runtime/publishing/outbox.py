@@ -46,11 +46,11 @@ def check_size(outgoing: Outgoing) -> None:
         )
 
 
-def prepared(codec: Codec, message: Message, message_id: UUID, envelope: Envelope) -> Outgoing:
-    """Seal a message for its topic (warm the vault first), and refuse what the broker would refuse."""
+def prepared(codec: Codec, message: Message, key: str, message_id: UUID, envelope: Envelope) -> Outgoing:
+    """Seal a message for its topic (warm the vault first), and refuse what the broker would refuse. `key` is its own."""
     contract = codec.catalog.of(type(message))
     value = codec.encode(contract, envelope.tenant, message)
-    outgoing = Outgoing(message_id, contract.topic, str(getattr(message, contract.key)), envelope, value)
+    outgoing = Outgoing(message_id, contract.topic, key, envelope, value)
     check_size(outgoing)
     return outgoing
 
