@@ -66,4 +66,5 @@ def test_an_unknown_case_is_a_usage_error(
 ) -> None:
     monkeypatch.setattr("sys.argv", ["bench", "nonsense"])
     assert command.main() == 2
-    assert all(name in capsys.readouterr().err for name in CASES)
+    said = capsys.readouterr().err
+    assert all(name in said for name in CASES)
