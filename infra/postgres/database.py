@@ -48,6 +48,10 @@ DATA: tuple[type[BaseException], ...] = (
 """What a message itself has caused: trying again changes nothing."""
 
 
+READERS = "read"
+"""The schema whose sessions say by a setting which tenant they are of: they are reset by the driver after each use."""
+
+
 class Database:
     """A pool of connections to one schema under its own role."""
 
@@ -84,6 +88,10 @@ class Database:
             self._pool.terminate()
 
 
+async def _keep(_connection: object) -> None:
+    """Spare a round trip after each use: no other session sets or keeps anything, and a transaction left open is ended anyway."""
+
+
 async def open_database(settings: Settings, schema: str, *, size: int = 4, at_once: int = 1) -> Database:
     """Open a pool of at most `size` connections to `schema`, under the schema's own role.
 
@@ -95,6 +103,7 @@ async def open_database(settings: Settings, schema: str, *, size: int = 4, at_on
         max_size=size,
         command_timeout=60,
         max_inactive_connection_lifetime=300,
+        reset=None if schema == READERS else _keep,
         server_settings={"search_path": schema, "application_name": f"triplane:{schema}", "timezone": "UTC"},
     )
     return Database(pool, schema)

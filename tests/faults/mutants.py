@@ -45,13 +45,15 @@ def hurried() -> None:
 def forgetful() -> None:
     """No inbox."""
 
-    async def known(_: Batcher, __: Connection | Database, ___: Sequence[Incoming]) -> dict[str, int]:
-        return {}
+    async def met(
+        _: Batcher, __: Connection | Database, ___: Sequence[Incoming]
+    ) -> tuple[dict[str, int], bool]:
+        return {}, False
 
     async def mark(_: Batcher, __: Connection, ___: Sequence[Incoming]) -> None:
         return
 
-    put(Batcher, known=known, _mark=mark)
+    put(Batcher, met=met, _mark=mark)
 
 
 def hasty() -> None:

@@ -265,9 +265,11 @@ class Unfenced(Batcher):
 class Forgetful(Batcher):
     """The mutant: has no inbox."""
 
-    async def known(self, tx: Connection | Database, incoming: Sequence[Incoming]) -> dict[str, int]:
+    async def met(
+        self, tx: Connection | Database, incoming: Sequence[Incoming]
+    ) -> tuple[dict[str, int], bool]:
         del tx, incoming
-        return {}
+        return {}, False
 
     async def _mark(self, tx: Connection, applied: Sequence[Incoming]) -> None:
         """Remember nothing."""

@@ -93,6 +93,9 @@ CAUSED: tuple[type[BaseException], ...] = (*DATA, TriplaneError)
 class Batcher:
     """Runs the batches of one consumer."""
 
+    patient: bool = True
+    """Whether the checkpoint may lag for a moment behind records that do not concern the consumer."""
+
     def __init__(
         self,
         wiring: Wiring,
@@ -257,15 +260,9 @@ class Batcher:
         counts = Counts()
         folding = self._folding(self.delivery)
         incoming = [it for it in opened if isinstance(it, Incoming)]
-        known = await self.known(tx, incoming)
+        known, any_parked = await self.met(tx, incoming)
         # Hardly ever is anything parked, so nobody's keys are put together before something is.
-        blocked = (
-            set[str]()
-            if redrive
-            else await parking.blocked(
-                tx, self.scope, (key for it in opened for key in self._needed(folding, it))
-            )
-        )
+        blocked = await self._blocked(tx, folding, opened) if any_parked and not redrive else set[str]()
         await folding.load(
             tx,
             [
@@ -318,6 +315,13 @@ class Batcher:
         counts.folded, counts.put_aside = applied, to_park
         return counts
 
+    async def _blocked(
+        self, tx: Connection, folding: Folding, opened: Sequence[Incoming | Rejected]
+    ) -> set[str]:
+        return await parking.blocked(
+            tx, self.scope, {key for it in opened for key in self._needed(folding, it)}
+        )
+
     def watched(self, incoming: Incoming) -> tuple[str, ...]:
         """Name everything behind which a message must wait."""
         return self._needed(self._folding(self.delivery), incoming)
@@ -342,15 +346,18 @@ class Batcher:
         keys = self._keys_of(self._folding(self.delivery), opened)
         return Rejected(opened.record, reason, detail, opened.envelope, keys)
 
-    async def known(self, tx: Connection | Database, incoming: Sequence[Incoming]) -> dict[str, int]:
-        """Say which messages the inbox knows, each with the hash of what was applied."""
-        if not incoming:
-            return {}
+    async def met(
+        self, tx: Connection | Database, incoming: Sequence[Incoming]
+    ) -> tuple[dict[str, int], bool]:
+        """Say which messages the inbox knows, each with the hash of what was applied; and whether anything at all is parked."""
         rows: Sequence[Row] = await tx.fetch(
-            "SELECT key, payload FROM inbox WHERE key = ANY($1::uuid[])",
+            """SELECT key, payload FROM inbox WHERE key = ANY($1::uuid[])
+               UNION ALL SELECT NULL, NULL WHERE EXISTS (SELECT FROM parked_keys WHERE consumer = $2 AND generation = $3)""",
             sorted([it.inbox for it in incoming]),
+            *self.scope,
         )
-        return {row["key"].hex: row["payload"] for row in rows}
+        known = {row["key"].hex: row["payload"] for row in rows if row["key"] is not None}
+        return known, len(known) < len(rows)
 
     async def _mark(self, tx: Connection, applied: Sequence[Incoming]) -> None:
         if not applied:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import structlog
@@ -35,6 +35,10 @@ MIN_BATCH, MAX_BATCH = 250, 4_000
 QUICK_S, LONG_S = 0.5, 1.0
 WORTH_HALVING: Final = 500
 FETCH_MS: Final = 500
+SOON_MS: Final = 50
+WAITS_S: Final = 0.1
+"""So long the checkpoint may stay behind records that do not concern us: one transaction passes over many of them."""
+VOID: Final = -1
 MAX_PARKED_KEYS: Final = 10_000
 PAUSE_S: Final = 5.0
 FAILING_S: Final = 5.0
@@ -51,6 +55,12 @@ class Ahead:
     standing: int
     records: list[Record]
     opened: list[Incoming | Rejected]
+    since: float = field(default_factory=time.monotonic)
+
+    def joined(self, later: Ahead) -> Ahead:
+        """Put what was fetched later behind it; they count only if both build on the same positions."""
+        standing = self.standing if self.standing == later.standing else VOID
+        return Ahead(standing, self.records + later.records, self.opened + later.opened, self.since)
 
     @property
     def places(self) -> set[Place]:
@@ -93,6 +103,7 @@ class Consumer:
         self._positions: dict[Place, Position] = {}
         self._standing = 0
         self._ahead: asyncio.Task[Ahead] | None = None
+        self._waiting: Ahead | None = None
         self._limit = MIN_BATCH
         self._turn = asyncio.Lock()
         self._failures = 0
@@ -145,10 +156,15 @@ class Consumer:
             fetched = await (fetching or self._fetch())
             self.vitals.turned_at = time.time()
             self._show_failing()
+            if self._waiting is not None:
+                fetched, self._waiting = self._waiting.joined(fetched), None
             async with self._turn:
                 if await self._claimed(fetched) and fetched.records:
-                    self._ahead = asyncio.create_task(self._fetch())
-                    await self._fold(fetched)
+                    if self._can_wait(fetched):
+                        self._waiting = fetched
+                    else:
+                        self._ahead = asyncio.create_task(self._fetch())
+                        await self._fold(fetched)
             self._failures = 0
         except PASSING as passing:
             self._fail(passing)
@@ -163,9 +179,18 @@ class Consumer:
             self._committed_at = time.monotonic()
             await self._commit_advisory()
 
+    def _can_wait(self, fetched: Ahead) -> bool:
+        """Whether nothing of it concerns us, and little has come together yet: most topics tell most of us nothing."""
+        return (
+            self.batcher.patient
+            and not fetched.opened
+            and len(fetched.records) < MAX_BATCH
+            and time.monotonic() - fetched.since < WAITS_S
+        )
+
     async def _fetch(self) -> Ahead:
         standing = self._standing
-        found = await self._reader.fetch(FETCH_MS, self._limit)
+        found = await self._reader.fetch(FETCH_MS if self._waiting is None else SOON_MS, self._limit)
         records = [record for part in found.values() for record in part]
         return Ahead(standing, records, await self.batcher.open(records))
 

@@ -5,7 +5,7 @@ Other keys flow. An operator redrives or discards: in order, under the parked ke
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, Final
@@ -84,21 +84,13 @@ def watched(incoming: Incoming, keys: tuple[str, ...]) -> tuple[str, ...]:
     return keys if incoming.record.inbound else (*keys, wire_key(incoming.record))
 
 
-async def blocked(tx: Connection, scope: Scope, keys: Iterable[str]) -> set[str]:
-    """Find which of `keys` something is parked under; a key being released is waited for.
-
-    `keys` are only walked where anything is parked at all.
-    """
-    any_at_all = await tx.fetchval(
-        "SELECT EXISTS (SELECT FROM parked_keys WHERE consumer = $1 AND generation = $2)", *scope
-    )
-    if not any_at_all:
-        return set()
+async def blocked(tx: Connection, scope: Scope, keys: Collection[str]) -> set[str]:
+    """Find which of `keys` something is parked under; a key being released is waited for."""
     rows = await tx.fetch(
         """SELECT key FROM parked_keys WHERE consumer = $1 AND generation = $2 AND key = ANY($3::text[])
            ORDER BY key COLLATE "C" FOR UPDATE""",
         *scope,
-        sorted(set(keys)),
+        sorted(keys),
     )
     return {row["key"] for row in rows}
 

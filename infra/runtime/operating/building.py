@@ -31,6 +31,7 @@ WAITS_S: Final = 2.0
 class Bounded(Batcher):
     """Folds no further than to a limit in each partition, and waits there for the limit to move."""
 
+    patient = False
     limits: Positions | None = None
     ending: bool = False
     """Set when nothing more is waited for."""

@@ -143,7 +143,7 @@ class Replaying:
 
     async def _fresh(self, meant: Sequence[Fed], tally: Tally) -> list[Fed]:
         """Leave out what the inbox knows, before anybody is kept out for it."""
-        marks = await self._batcher.known(
+        marks, _ = await self._batcher.met(
             self._batcher.database, [it for it in meant if isinstance(it, Incoming)]
         )
         known = [it for it in meant if isinstance(it, Incoming) and marks.get(it.inbox) == it.hash]
