@@ -7,6 +7,7 @@ import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
+import structlog
 from hypothesis import settings
 
 from infra.embedded.process import python, surroundings
@@ -22,6 +23,11 @@ __all__ = ["installation", "platform"]
 # Where nobody looks at a failure at once, the same examples are tried every time; elsewhere new ones are.
 settings.register_profile("triplane", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("triplane")
+# Drawing a traceback with everybody's values takes seconds for each message that is parked; the product writes it plainly.
+*_before, _ = structlog.get_config()["processors"]
+structlog.configure(
+    processors=[*_before, structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
+)
 
 
 @pytest.fixture(scope="session")

@@ -114,8 +114,10 @@ class Reader:
         wanted = [TopicPartition(*place) for place in places]
         # The client would ask for 40 s; whoever waits for this turn (a rebalance, a stop) must not.
         async with asyncio.timeout(PATIENCE_S):
-            first = await self._consumer.beginning_offsets(wanted)
-            end = await self._consumer.end_offsets(wanted)
+            # At once: each waits behind the fetch under way on the broker's connection.
+            first, end = await asyncio.gather(
+                self._consumer.beginning_offsets(wanted), self._consumer.end_offsets(wanted)
+            )
         return (
             {(place.topic, place.partition): offset for place, offset in first.items()},
             {(place.topic, place.partition): offset for place, offset in end.items()},

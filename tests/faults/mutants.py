@@ -18,6 +18,7 @@ from infra.kafka.admin import Topic
 from infra.kafka.record import Place, Record
 from infra.postgres.database import Connection, Database
 from infra.runtime.catalog import Wiring
+from infra.runtime.consuming import consumer
 from infra.runtime.consuming.batch import Batcher, Counts, Position
 from infra.runtime.effects import lanes as effects
 from infra.runtime.effects.lanes import Lanes, Leased
@@ -133,10 +134,20 @@ def renewed() -> None:
 def by_lag() -> None:
     """Readers are switched to a generation that is on its way, wherever it is."""
     from infra.runtime.operating import rebuilding, switching
+    from infra.runtime.operating.building import Bounded
+
+    run = Bounded.run
+
+    async def slow(self: Bounded, *batch: Any) -> tuple[Counts, set[Place]]:
+        # However fast building becomes, it is still on its way when it is switched to.
+        await asyncio.sleep(0.5)
+        return await run(self, *batch)
 
     async def drain(*_: object) -> None:
         return
 
+    put(consumer, MIN_BATCH=50, MAX_BATCH=50)
+    put(Bounded, run=slow)
     put(rebuilding, NEAR=10**9, STEADY_S=0.0, drain=drain)
     put(switching, drain=drain)
 

@@ -21,7 +21,7 @@ from infra.runtime.asking.questions import Behind
 from infra.runtime.catalog import Catalog
 from infra.runtime.consuming import consumer
 from infra.runtime.folding.fingerprints import code, shape
-from infra.runtime.operating import switching
+from infra.runtime.operating import rebuilding, switching
 from infra.runtime.operating.diffing import TableDiff
 from infra.runtime.operating.parked import discard_audited, parked
 from infra.runtime.operating.rebuilding import Asker, Progress, Rebuild, cancel, roll_back
@@ -37,6 +37,13 @@ RETYPED = (
     ("    fills: int = 0", '    fills: str = ""'),
     ('"fills": was.fills + 1', '"fills": was.fills + "x"'),
 )
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing more comes in these tests, so what is near the end stays there: the product watches it for longer."""
+    monkeypatch.setattr(rebuilding, "STEADY_S", 0.1)
+    monkeypatch.setattr(rebuilding, "LOOK_S", 0.05)
 
 
 @pytest.fixture
@@ -104,18 +111,18 @@ def test_the_shape_has_changed_when_rows_are_stored_otherwise(tmp_path: Path) ->
 
 
 async def test_changed_code_is_folded_anew_and_readers_see_it_at_once(site: Site, tmp_path: Path) -> None:
-    await given(site, 2_000)
+    await given(site, 500)
     new, heard = changed(tmp_path, TWICE), Heard()
     await site.migrate(new)
     async with site.working(new):
         assert await standings(site) == ["active"]
         done = await site.rebuild(heard, new)
         assert (done.switched, done.taken_over) == (True, True)
-        assert await fills(site) == 4_000
+        assert await fills(site) == 1_000
         await site.publish(filled(10))
-        await site.folded("colours", "fills", 4_020)
+        await site.folded("colours", "fills", 1_020)
         standby = "SELECT sum(fills) FROM projections.colours_g1 WHERE tenant = $1"
-        await site.until(lambda: _is(site, standby, 2_020))
+        await site.until(lambda: _is(site, standby, 520))
     assert await standings(site) == ["standby", "active"]
     colours, baskets = heard.diff
     assert (colours.rows_before, colours.rows, colours.changed, colours.new, colours.gone) == (7, 7, 7, 0, 0)
@@ -145,10 +152,10 @@ async def test_without_a_worker_it_is_built_switched_and_said_that_nobody_goes_o
 async def test_an_interrupted_rebuild_goes_on_and_one_of_other_code_begins_anew(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await given(site, 3_000)
+    await given(site, 800)
     # Small batches, so that there is a middle to be interrupted in.
-    monkeypatch.setattr(consumer, "MIN_BATCH", 200)
-    monkeypatch.setattr(consumer, "MAX_BATCH", 200)
+    monkeypatch.setattr(consumer, "MIN_BATCH", 50)
+    monkeypatch.setattr(consumer, "MAX_BATCH", 50)
     async with site.engine() as engine:
         stop = asyncio.Event()
 
@@ -170,12 +177,12 @@ async def test_an_interrupted_rebuild_goes_on_and_one_of_other_code_begins_anew(
     again = await site.rebuild()
     assert (again.generation, again.switched) == (2, True)
     assert 0 < again.events == read["whole"] - read["far"] < read["whole"]
-    assert await fills(site) == 3_000
+    assert await fills(site) == 800
 
     assert not (await site.rebuild(Heard(agrees=False))).switched
     anew = await site.rebuild(catalog=changed(tmp_path, TWICE))
     assert anew.generation == 4
-    assert await fills(site) == 6_000
+    assert await fills(site) == 1_600
     assert await standings(site) == ["retired", "standby", "retired", "active"]
 
 

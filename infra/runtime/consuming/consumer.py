@@ -4,7 +4,8 @@ Positions live in PostgreSQL. A partition's records are folded only after its ch
 whatever was fetched before that is dropped. The group's committed offsets are advisory, for lag tools.
 
 While the database writes one batch, the next is fetched and read. What was fetched ahead counts only as long as no
-position has moved otherwise: else it is dropped, and its partitions are claimed and sought anew.
+position has moved otherwise: else it is dropped, and its partitions are claimed and sought anew. What a batcher has left
+of a partition is sought again under the same claim; what was fetched ahead of the others counts.
 """
 
 from __future__ import annotations
@@ -82,6 +83,11 @@ class Ahead:
             ).records
         ]
 
+    def drop(self, places: Collection[Place]) -> None:
+        """Leave what is of some partitions."""
+        self.records = [it for it in self.records if (it.topic, it.partition) not in places]
+        self.opened = [it for it in self.opened if (it.record.topic, it.record.partition) not in places]
+
 
 def label(consumer: str, generation: int) -> str:
     """Name one generation of a consumer: its group, its heartbeats."""
@@ -102,6 +108,7 @@ class Consumer:
         self._reader = Reader(bootstrap, self._group, batcher.wiring.topics, self._rebalanced)
         self._positions: dict[Place, Position] = {}
         self._standing = 0
+        self._left: set[Place] = set()
         self._ahead: asyncio.Task[Ahead] | None = None
         self._waiting: Ahead | None = None
         self._limit = MIN_BATCH
@@ -248,6 +255,12 @@ class Consumer:
         if fetched.standing != self._standing:
             # It lies behind the reader by now: where nobody seeks, it would be passed over.
             self._forget(fetched.places)
+        elif self._left:
+            # Not before: a fetch under way would move the reader on.
+            fetched.drop(self._left)
+            for place in self._left & self._positions.keys() & assigned:
+                self._reader.seek(place, self._positions[place].next)
+            self._left.clear()
         fresh = assigned - self._positions.keys()
         if not fresh:
             return fetched.standing == self._standing
@@ -303,6 +316,8 @@ class Consumer:
             # Transaction markers leave gaps, but so does a log that was cut behind us.
             await self._check_reach(beyond)
         counts, lost = await self._run(fetched)
+        ends = {(record.topic, record.partition): record.offset for record in records}
+        self._left = {place for place, end in ends.items() if self._positions[place].next <= end} - lost
         if lost:
             self._forget(lost)
         self._suit(len(records), time.monotonic() - began)

@@ -25,7 +25,7 @@ from infra.runtime.operating.switching import Positions
 from infra.runtime.publishing.wakeup import Wakeups
 
 RESTS_S: Final = 0.02
-WAITS_S: Final = 2.0
+WAITS_S: Final = 0.9
 
 
 class Bounded(Batcher):
@@ -35,6 +35,8 @@ class Bounded(Batcher):
     limits: Positions | None = None
     ending: bool = False
     """Set when nothing more is waited for."""
+    _moving: bool = True
+    """Whether the last batch had something within the limits."""
 
     async def run(
         self,
@@ -42,29 +44,18 @@ class Bounded(Batcher):
         records: Sequence[Record],
         opened: Sequence[Incoming | Rejected],
     ) -> tuple[Counts, set[Place]]:
-        """Run a batch within the limits; partitions with more count as lost after a while, so that they are claimed anew."""
-        ends = {(it.topic, it.partition): it for it in records}
-        if all(self._allows(it) for it in ends.values()):
+        """Run what is within the limits and leave the rest, which is read again."""
+        within = [it for it in records if self._allows(it)]
+        # Where the last batch went on, other partitions may still have what is within theirs.
+        give_up = time.monotonic() + (0 if self._moving else WAITS_S)
+        while not within and not self.ending and time.monotonic() < give_up:
+            await asyncio.sleep(RESTS_S)
+            within = [it for it in records if self._allows(it)]
+        self._moving = bool(within)
+        if len(within) == len(records):
             return await super().run(positions, records, opened)
-        counts, lost, rest = Counts(), set[Place](), list(records)
-        give_up = time.monotonic() + WAITS_S
-        while rest:
-            within = [it for it in rest if self._allows(it)]
-            if within:
-                taken = {id(it) for it in within}
-                read = [it for it in opened if id(it.record) in taken]
-                done, gone = await super().run(positions, within, read)
-                for name in ("applied", "duplicates", "parked", "skipped"):
-                    setattr(counts, name, getattr(counts, name) + getattr(done, name))
-                lost |= gone
-                # In the order of the log: what is left of a partition lies behind what was folded.
-                rest = [it for it in rest if id(it) not in taken and (it.topic, it.partition) not in lost]
-            elif self.ending or time.monotonic() > give_up:
-                lost |= {(it.topic, it.partition) for it in rest}
-                break
-            else:
-                await asyncio.sleep(RESTS_S)
-        return counts, lost
+        taken = {id(it) for it in within}
+        return await super().run(positions, within, [it for it in opened if id(it.record) in taken])
 
     def _allows(self, record: Record) -> bool:
         limits = self.limits
