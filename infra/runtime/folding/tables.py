@@ -157,7 +157,7 @@ async def _replace(tx: Connection, name: str, table: str, shown: Columns, stored
         for column in (*shown, *(it for it in stored if it not in shown))
     )
     await tx.execute(
-        f'CREATE OR REPLACE VIEW read."{name}" WITH (security_invoker = true, security_barrier = true) AS SELECT {listed} FROM projections."{table}"'
+        f'CREATE OR REPLACE VIEW read."{name}" WITH (security_invoker = true) AS SELECT {listed} FROM projections."{table}"'
     )
 
 
