@@ -47,7 +47,8 @@ def rebuild(
         raise CommandError(msg, Code.USAGE)
     wiring = _wiring(model)
     if not yes and not sys.stdin.isatty():
-        msg = f"this would change what readers of {model} see: say --yes to do it without a question"
+        would = "throw away what is being built of" if cancel else "change what readers see of"
+        msg = f"this would {would} {model}: say --yes to do it without a question"
         raise CommandError(msg, Code.REFUSED)
     if rollback or cancel:
         what = "serve the generation before again" if rollback else "throw away what is being built"

@@ -238,10 +238,10 @@ async def _replay(
             typer.echo("nothing to do: the range is empty")
             return
         _confirm(f"replay {wanted.records:,} records of {asked.topic} to {to}", yes=yes)
-        order = Order(scope, wanted, asked.only, asked.limit, again, reason)
+        order = Order(scope, wanted, asked.only, asked.limit, again, reason, rate)
         job = await begun(engine.databases[wiring.schema], order)
         typer.echo(f"replay {job.id}")
-        await _go_on(engine, job, rate)
+        await _go_on(engine, job)
 
 
 async def _resume(replay_id: UUID, rate: int | None) -> None:
@@ -255,10 +255,10 @@ async def _resume(replay_id: UUID, rate: int | None) -> None:
         if done:
             typer.echo(f"nothing to do: replay {replay_id} is done; {_summary(job.tally)}")
             return
-        await _go_on(engine, await resumed(database, replay_id), rate)
+        await _go_on(engine, await resumed(database, replay_id, rate))
 
 
-async def _go_on(engine: Engine, job: Job, rate: int | None) -> None:
+async def _go_on(engine: Engine, job: Job) -> None:
     """Run a replay that this process holds, and say how it ended."""
     from infra.errors import TriplaneError
     from infra.postgres.database import TRANSIENT
@@ -272,7 +272,7 @@ async def _go_on(engine: Engine, job: Job, rate: int | None) -> None:
     try:
         with _interruptible(stop):
             told = _teller(progress, job.order.range)
-            await run(engine, job, who=getpass.getuser(), rate=rate, stop=stop, told=told)
+            await run(engine, job, who=getpass.getuser(), stop=stop, told=told)
     except failures as failed:
         progress.line()
         said = failed if isinstance(failed, TriplaneError) else f"the database: {type(failed).__name__}"

@@ -115,8 +115,8 @@ def main() -> int:
     if unknown:
         print(f"triplane: unknown case {unknown[0]!r}; known: {', '.join(CASES)}", file=sys.stderr)
         return Code.USAGE
-    if given.json is not None and not given.json.parent.is_dir():
-        print(f"triplane: --json {given.json}: there is no such directory", file=sys.stderr)
+    if given.json is not None and (given.json.is_dir() or not given.json.parent.is_dir()):
+        print(f"triplane: --json {given.json}: name a file in a directory that exists", file=sys.stderr)
         return Code.USAGE
     try:
         with servers(home_path() / "bench", home_path() / "software") as settings:

@@ -151,9 +151,10 @@ class Log:
         limit: int | None = None,
         *,
         again: bool = False,
+        rate: int | None = None,
     ) -> Order:
         scope = (await self.bench.batcher(consumer)).scope
-        return Order(scope, await self.range(consumer, topic), only, limit, again, "test")
+        return Order(scope, await self.range(consumer, topic), only, limit, again, "test", rate)
 
     async def rehearse(self, consumer: str, order: Order) -> Tally:
         anew = uuid4() if order.again else None
@@ -165,7 +166,7 @@ class Log:
     async def begun(self, consumer: str, order: Order) -> Job:
         return await begun((await self.bench.batcher(consumer)).database, order)
 
-    async def go_on(self, job: Job, *, rate: int | None = None, steps: int = 10**6) -> Tally:
+    async def go_on(self, job: Job, *, steps: int = 10**6) -> Tally:
         """Go on with a replay for so many steps."""
         stop = asyncio.Event()
 
@@ -175,7 +176,7 @@ class Log:
             if steps == 0:
                 stop.set()
 
-        await replay(self.bench.engine, job, who="tester", rate=rate, stop=stop, told=told)
+        await replay(self.bench.engine, job, who="tester", stop=stop, told=told)
         return job.tally
 
     async def replay(self, consumer: str, topic: str, **more: Any) -> Tally:
@@ -481,7 +482,11 @@ async def test_a_rate_is_kept(log: Log) -> None:
     await log.sent(*[Paid(basket_id=uuid4()) for _ in range(60)])
     await log.register(SAGA)
     began = time.monotonic()
-    await log.go_on(await log.begun(SAGA, await log.order(SAGA, EVENTS)), rate=30)
+    job = await log.begun(SAGA, await log.order(SAGA, EVENTS, rate=30))
+    await log.go_on(job, steps=1)
+    again = await resumed(job.database, job.id)
+    assert again.order.rate == 30, "the one that resumes need not say it again"
+    await log.go_on(again)
     assert time.monotonic() - began > 1.5
 
 

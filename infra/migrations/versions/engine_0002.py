@@ -13,7 +13,7 @@ STATEMENTS = (
     """CREATE TABLE replays (
         id uuid PRIMARY KEY, consumer text NOT NULL, generation int NOT NULL, topic text NOT NULL, topic_id uuid NOT NULL,
         partitions int[] NOT NULL, from_offsets bigint[] NOT NULL, until_offsets bigint[] NOT NULL,
-        next_offsets bigint[] NOT NULL, key text, type text, tenant text, most bigint, again boolean NOT NULL,
+        next_offsets bigint[] NOT NULL, key text, type text, tenant text, most bigint, rate int, again boolean NOT NULL,
         counts json NOT NULL DEFAULT '[]', skipped bigint NOT NULL DEFAULT 0, reason text NOT NULL,
         operator text NOT NULL, host text NOT NULL, pid int NOT NULL, owner uuid NOT NULL, expires_at timestamptz NOT NULL,
         standing text NOT NULL DEFAULT 'running', started_at timestamptz NOT NULL DEFAULT now(), ended_at timestamptz,

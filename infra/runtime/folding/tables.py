@@ -16,6 +16,8 @@ from infra.runtime.catalog.schemas import ANALYSTS
 from infra.runtime.folding.read_models import ReadModel, read_model
 from infra.runtime.messages.ids import payload_hash
 
+BUSY, FULL = 60, 100
+"""How full pages are made, in percent: a row that many messages change finds room beside itself, and its index stays as it is."""
 TENANT_COMMENT: Final = "The tenant that the row belongs to."
 PATIENCE_S: Final = 3_600.0
 """How long an index may take to build."""
@@ -54,15 +56,16 @@ async def stored_columns(tx: Connection, schema: str, names: list[str]) -> dict[
 async def make_tables(tx: Connection, wiring: ProjectionWiring, generation: int) -> None:
     """Make the empty tables of a generation, without the indexes of its queries."""
     for model in models_of(wiring, generation):
-        await _make_table(tx, model)
+        await _make_table(tx, model, BUSY if model.row not in wiring.owned else FULL)
 
 
-async def _make_table(tx: Connection, model: ReadModel) -> None:
+async def _make_table(tx: Connection, model: ReadModel, fill: int) -> None:
     columns = ", ".join(f'"{column.name}" {column.sql}' for column in model.columns)
     key = ", ".join(f'"{name}"' for name in model.primary_key)
     table = f'projections."{model.table}"'
     await tx.execute(
-        f"""CREATE TABLE {table} (tenant text NOT NULL, {columns}, _filled boolean NOT NULL DEFAULT false, PRIMARY KEY ({key}));
+        f"""CREATE TABLE {table} (tenant text NOT NULL, {columns}, _filled boolean NOT NULL DEFAULT false, PRIMARY KEY ({key}))
+              WITH (fillfactor = {fill});
             ALTER TABLE {table} ENABLE ROW LEVEL SECURITY;
             ALTER TABLE {table} FORCE ROW LEVEL SECURITY;
             CREATE POLICY http ON {table} FOR SELECT TO triplane_read

@@ -31,6 +31,8 @@ M = TypeVar("M", bound=BaseModel)
 _ADDRESS: Final = re.compile(r" at 0x[0-9a-f]+")
 BREATHE_EVERY: Final = 250
 """After so many messages the event loop gets a turn: relays and heartbeats share it with long batches."""
+READS_AT_ONCE: Final = 50
+"""The same for what is read ahead: the batch that is being written goes first."""
 
 
 @dataclass(slots=True)
@@ -150,7 +152,7 @@ class Codec:
         subjects: set[Subject] = set()
         strangers = self._strange_to(listens)
         for number, record in enumerate(records, 1):
-            if number % BREATHE_EVERY == 0:
+            if number % READS_AT_ONCE == 0:
                 await asyncio.sleep(0)
             # Most records of a topic concern somebody else: look no further than their type.
             if record.type in strangers and not record.inbound:
@@ -171,7 +173,7 @@ class Codec:
             await self.vault.warm(subjects, create=False)
         found: list[Incoming | Rejected] = []
         for number, it in enumerate(opened, 1):
-            if number % BREATHE_EVERY == 0:
+            if number % READS_AT_ONCE == 0:
                 await asyncio.sleep(0)
             found.append(it if isinstance(it, Rejected) else self._open(consumer, generation, *it))
         return found

@@ -122,6 +122,8 @@ class Order:
     again: bool = False
     """Whether messages that were applied before are applied anew."""
     reason: str = ""
+    rate: int | None = None
+    """At most so many messages a second."""
 
 
 @dataclass(slots=True)
@@ -195,9 +197,9 @@ async def begun(database: Database, order: Order) -> Job:
             await _release_dead(tx, order.scope[0])
             await tx.execute(
                 """INSERT INTO replays (id, consumer, generation, topic, topic_id, partitions, from_offsets, until_offsets,
-                                        next_offsets, key, type, tenant, most, again, reason, operator, host, pid, owner, expires_at)
-                   VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $7, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18,
-                           now() + make_interval(secs => $19))""",
+                                        next_offsets, key, type, tenant, most, again, reason, rate, operator, host, pid, owner, expires_at)
+                   VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $7, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19,
+                           now() + make_interval(secs => $20))""",
                 job.id,
                 *order.scope,
                 order.range.topic.name,
@@ -211,6 +213,7 @@ async def begun(database: Database, order: Order) -> Job:
                 order.limit,
                 order.again,
                 order.reason,
+                order.rate,
                 *_me(),
                 job.owner,
                 LEASE_S,
@@ -220,8 +223,11 @@ async def begun(database: Database, order: Order) -> Job:
     return job
 
 
-async def resumed(database: Database, job_id: UUID) -> Job:
-    """Take a stopped replay up, or one whose holder is dead; raises `ReplayRefused`, naming the holder, while it runs."""
+async def resumed(database: Database, job_id: UUID, rate: int | None = None) -> Job:
+    """Take a stopped replay up, or one whose holder is dead; raises `ReplayRefused`, naming the holder, while it runs.
+
+    It goes on at the rate that it had, unless another is given.
+    """
     owner = uuid4()
     (row,) = await database.fetch("SELECT * FROM replays WHERE id = $1", job_id)
     try:
@@ -229,12 +235,13 @@ async def resumed(database: Database, job_id: UUID) -> Job:
             await _release_dead(tx, row["consumer"])
             taken: Any = await tx.fetchrow(
                 """UPDATE replays SET standing = 'running', owner = $2, operator = $3, host = $4, pid = $5, ended_at = NULL,
-                          expires_at = now() + make_interval(secs => $6)
+                          expires_at = now() + make_interval(secs => $6), rate = coalesce($7, rate)
                    WHERE id = $1 AND standing = 'stopped' RETURNING *""",
                 job_id,
                 owner,
                 *_me(),
                 LEASE_S,
+                rate,
             )
     except UniqueViolationError:
         taken = None
@@ -261,6 +268,7 @@ def _job(database: Database, row: Any) -> Job:
         row["most"],
         row["again"],
         row["reason"],
+        row["rate"],
     )
     position = dict(zip(numbers, row["next_offsets"], strict=True))
     return Job(row["id"], order, database, row["owner"], position, Tally.load(row["counts"], row["skipped"]))

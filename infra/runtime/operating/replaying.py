@@ -199,16 +199,12 @@ def check_allowed(wiring: Wiring, *, again: bool, effects: bool, reason: str) ->
         raise WrongCall("--reason is needed for --again and --with-effects: it is kept with who did it")
 
 
-def steps_for(
-    batcher: Batcher, order: Order, bootstrap: str, rate: int | None = None
-) -> Steps[Incoming | Rejected]:
+def steps_for(batcher: Batcher, order: Order, bootstrap: str) -> Steps[Incoming | Rejected]:
     """Give the way through what was ordered, as the consumer of `batcher` reads it."""
-    return Steps(bootstrap, order.range, order.only, batcher.open, rate)
+    return Steps(bootstrap, order.range, order.only, batcher.open, order.rate)
 
 
-async def replay(
-    engine: Engine, job: Job, *, who: str, rate: int | None, stop: asyncio.Event, told: Told
-) -> None:
+async def replay(engine: Engine, job: Job, *, who: str, stop: asyncio.Event, told: Told) -> None:
     """Go on with a replay that this process holds; its start and its end are kept and published."""
     order = job.order
     name = order.scope[0]
@@ -217,7 +213,7 @@ async def replay(
     run = Run(job.id, name, order.range, order.only, order.limit, order.again, who, order.reason)
     await run.started(engine)
     try:
-        steps = steps_for(batcher, order, engine.settings.kafka, rate)
+        steps = steps_for(batcher, order, engine.settings.kafka)
         await Replaying(batcher, steps).run(job, stop, told)
     except TakenOver:
         raise

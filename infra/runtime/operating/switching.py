@@ -117,12 +117,18 @@ def _shown(generation: Generation) -> dict[str, str]:
 async def retire(database: Database, hours: float) -> list[str]:
     """End the time of generations that stand by for longer than `hours`, and take the tables of retired ones away.
 
-    Gives what was taken away. Workers stop folding a retired generation within a second or so; its tables go a round later.
+    A table that the view of an earlier version shows stays for as long, whatever has been built since. Gives what was taken
+    away. Workers stop folding a retired generation within a second or so; its tables go a round later.
     """
     gone: list[str] = []
     rows = await database.fetch(
-        """SELECT projection, generation, ARRAY(SELECT jsonb_object_keys(views)) AS bases FROM generations
-           WHERE standing = 'retired' AND views IS NOT NULL AND switched_at < now() - interval '10 seconds'"""
+        """SELECT projection, generation, ARRAY(SELECT jsonb_object_keys(views)) AS bases FROM generations g
+           WHERE standing = 'retired' AND views IS NOT NULL AND switched_at < now() - CASE WHEN EXISTS (
+             SELECT FROM pg_depend d JOIN pg_rewrite r ON r.oid = d.objid JOIN pg_class t ON t.oid = d.refobjid
+             WHERE d.classid = 'pg_rewrite'::regclass AND t.relnamespace = 'projections'::regnamespace
+               AND t.relname IN (SELECT jsonb_object_keys(g.views) || '_g' || g.generation))
+             THEN make_interval(secs => $1) ELSE interval '10 seconds' END""",
+        hours * 3600,
     )
     for row in rows:
         async with database.transaction() as tx:
@@ -135,7 +141,7 @@ async def retire(database: Database, hours: float) -> list[str]:
             )
         gone.append(f"{row['projection']} generation {row['generation']}")
     await database.execute(
-        """UPDATE generations SET standing = 'retired', switched_at = now()
+        """UPDATE generations SET standing = 'retired'
            WHERE standing = 'standby' AND switched_at < now() - make_interval(secs => $1)""",
         hours * 3600,
     )
