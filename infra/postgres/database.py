@@ -48,6 +48,9 @@ DATA: tuple[type[BaseException], ...] = (
 """What a message itself has caused: trying again changes nothing."""
 
 
+RANDOM_PAGE_COST = "1.1"
+"""What a batch asks for lies all over its table, on a disk without heads: the default makes the planner read the whole table
+instead as soon as it is large, which cost deciders half as much again at 16 times the aggregates."""
 READERS = "read"
 """The schema whose sessions say by a setting which tenant they are of: they are reset by the driver after each use."""
 
@@ -104,6 +107,11 @@ async def open_database(settings: Settings, schema: str, *, size: int = 4, at_on
         command_timeout=60,
         max_inactive_connection_lifetime=300,
         reset=None if schema == READERS else _keep,
-        server_settings={"search_path": schema, "application_name": f"triplane:{schema}", "timezone": "UTC"},
+        server_settings={
+            "search_path": schema,
+            "application_name": f"triplane:{schema}",
+            "timezone": "UTC",
+            "random_page_cost": RANDOM_PAGE_COST,
+        },
     )
     return Database(pool, schema)
