@@ -95,6 +95,8 @@ class Site:
             "TRIPLANE_POSTGRES": self.settings.postgres,
             "TRIPLANE_MASTER_KEY": b64encode(self.settings.master_key).decode(),
             "TRIPLANE_HTTP_PORT": str(self.settings.http_port),
+            # A worker of other code would build its read models anew beside the measurement.
+            "TRIPLANE_REBUILD": "command",
             # Nobody is charged in earnest: where no simulator runs there is no provider.
             "TRIPLANE_STRIPE_API_BASE": self.settings.stripe_api_base or NOWHERE,
         }
