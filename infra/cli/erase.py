@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import getpass
-import sys
 from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 
 from infra.cli.errors import Code, CommandError
+from infra.cli.terminal import confirm
 from infra.settings import Settings
 
 commands = typer.Typer()
@@ -28,11 +28,7 @@ def erase(
     if not why.strip():
         msg = "--why is needed: it is kept with who did it"
         raise CommandError(msg, Code.USAGE)
-    if not yes and not sys.stdin.isatty():
-        msg = f"this would erase {subject} of {tenant} for ever: say --yes to do it without a question"
-        raise CommandError(msg, Code.REFUSED)
-    if not yes and not typer.confirm(f"erase {subject} of {tenant} for ever?"):
-        raise SystemExit(Code.REFUSED)
+    confirm(f"erase {subject} of {tenant} for ever", yes=yes)
     asyncio.run(_erase(tenant, subject, why))
 
 

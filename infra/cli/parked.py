@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from infra.cli.errors import Code, CommandError
-from infra.cli.terminal import harmless
+from infra.cli.terminal import confirm, harmless
 from infra.settings import Settings
 
 if TYPE_CHECKING:
@@ -107,13 +107,7 @@ def _confirm(what: str, why: str, *, yes: bool, nothing: bool) -> None:
     if not why.strip():
         msg = "--why is needed: it is kept with who did it"
         raise CommandError(msg, Code.USAGE)
-    if yes:
-        return
-    if not sys.stdin.isatty():
-        msg = f"this would {what}: say --yes to do it without a question"
-        raise CommandError(msg, Code.REFUSED)
-    if not typer.confirm(f"{what}?"):
-        raise SystemExit(Code.REFUSED)
+    confirm(what, yes=yes)
 
 
 def _parsed(name: str) -> tuple[str, int]:

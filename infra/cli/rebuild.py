@@ -9,12 +9,11 @@ import signal
 import sys
 from collections.abc import AsyncGenerator, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from infra.cli.errors import Code, CommandError
+from infra.cli.errors import Code, CommandError, unknown
 from infra.cli.progress import Progress
 from infra.cli.terminal import harmless
 from infra.logs import logged_to
@@ -72,10 +71,7 @@ def _wiring(model: str) -> ProjectionWiring:
 
     models = {it.projection.name: it for it in discover().projections.values()}
     if model not in models:
-        near = get_close_matches(model, models, 1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        msg = f"{model!r} is no read model{hint} (there are {', '.join(sorted(models))})"
-        raise CommandError(msg, Code.USAGE)
+        raise unknown("read model", model, models)
     return models[model]
 
 

@@ -19,7 +19,7 @@ import typer
 
 from infra.cli.errors import Code, CommandError, unknown
 from infra.cli.progress import Progress
-from infra.cli.terminal import harmless, table
+from infra.cli.terminal import confirm, harmless, table
 from infra.settings import Settings, home_path
 
 if TYPE_CHECKING:
@@ -458,13 +458,7 @@ def _hit(wiring: Wiring, topic: str, kinds: list[str]) -> list[str]:
 
 
 def _confirm(what: str, *, yes: bool) -> None:
-    if yes:
-        return
-    if not sys.stdin.isatty():
-        msg = f"this would {what}: say --yes to do it without a question, or look first with --dry-run"
-        raise CommandError(msg, Code.REFUSED)
-    if not typer.confirm(f"{what}?"):
-        raise SystemExit(Code.REFUSED)
+    confirm(what, yes=yes, otherwise=", or look first with --dry-run")
 
 
 # -- around it ------------------------------------------------------------------------------------------------------

@@ -1,8 +1,13 @@
-"""What strangers wrote is shown on a terminal so that it cannot act on it, in columns that fit."""
+"""A terminal: what strangers wrote cannot act on it, tables fit it, and questions are asked where somebody can answer."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
+
+import typer
+
+from infra.cli.errors import Code, CommandError
 
 WIDEST = 60
 """Characters of a cell that are shown."""
@@ -11,6 +16,17 @@ WIDEST = 60
 def harmless(text: str) -> str:
     """Give a text with every character that is not printable escaped: no colours, no cursor moves, no line breaks."""
     return "".join(it if it.isprintable() else it.encode("unicode_escape").decode() for it in text)
+
+
+def confirm(what: str, *, yes: bool, otherwise: str = "") -> None:
+    """Ask whether to do `what` unless `yes` was said; where nobody can be asked, refuse, and say what else may be done."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        msg = f"this would {what}: say --yes to do it without a question{otherwise}"
+        raise CommandError(msg, Code.REFUSED)
+    if not typer.confirm(f"{what}?"):
+        raise SystemExit(Code.REFUSED)
 
 
 def table(rows: Sequence[Mapping[str, object]]) -> str:

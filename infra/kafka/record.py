@@ -26,6 +26,11 @@ class Record:
     headers: Sequence[Header]
 
     @property
+    def place(self) -> Place:
+        """The topic and partition that it lies in."""
+        return self.topic, self.partition
+
+    @property
     def inbound(self) -> bool:
         """Whether the record comes from outside: untrusted, any partition."""
         return self.topic.endswith(".inbound")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 from uuid import UUID
 
 import structlog
@@ -24,10 +24,14 @@ from infra.runtime.consuming import parking
 from infra.runtime.consuming.overlays import Spot
 from infra.runtime.consuming.parking import Parked
 from infra.runtime.consuming.tenancy import Tenancy
-from infra.runtime.messages.codec import BREATHE_EVERY, Codec, Incoming, Rejected, explain
+from infra.runtime.messages.codec import Codec, Incoming, Rejected, explain
 from infra.runtime.messages.delivery import Delivery
 
 log = structlog.get_logger(__name__)
+
+
+BREATHE_EVERY: Final = 250
+"""After so many messages the event loop gets a turn: relays and heartbeats share it with long batches."""
 
 
 class Folding(Protocol):
@@ -151,7 +155,7 @@ class Batcher:
         while pending:
             part, inside = pending.pop()
             if lost:
-                part = [record for record in part if (record.topic, record.partition) not in lost]
+                part = [record for record in part if record.place not in lost]
             if not part:
                 continue
             try:
@@ -200,11 +204,11 @@ class Batcher:
     ) -> set[Place]:
         ends: dict[Place, int] = {}
         for record in records:
-            ends[record.topic, record.partition] = record.offset + 1
+            ends[record.place] = record.offset + 1
         async with self.database.transaction() as tx:
             held = await self._advance(tx, positions, ends)
             lost = ends.keys() - held
-            mine = [it for it in opened if (it.record.topic, it.record.partition) in held]
+            mine = [it for it in opened if it.record.place in held]
             done = await self.apply(tx, mine)
         for place in held:
             positions[place].next = ends[place]

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import structlog
@@ -66,27 +66,25 @@ class Ahead:
     @property
     def places(self) -> set[Place]:
         """The partitions that it is of."""
-        return {(record.topic, record.partition) for record in self.records}
+        return {record.place for record in self.records}
+
+    def of(self, places: Collection[Place]) -> Ahead:
+        """Give what is of some partitions."""
+        return replace(
+            self,
+            records=[it for it in self.records if it.place in places],
+            opened=[it for it in self.opened if it.record.place in places],
+        )
 
     def halves(self) -> list[Ahead]:
         """Split it by partition."""
-        later = set(sorted(self.places)[1::2])
-        return [
-            it
-            for mine in (False, True)
-            if (
-                it := Ahead(
-                    self.standing,
-                    [r for r in self.records if ((r.topic, r.partition) in later) is mine],
-                    [o for o in self.opened if ((o.record.topic, o.record.partition) in later) is mine],
-                )
-            ).records
-        ]
+        places = sorted(self.places)
+        return [self.of(set(share)) for share in (places[::2], places[1::2]) if share]
 
     def drop(self, places: Collection[Place]) -> None:
         """Leave what is of some partitions."""
-        self.records = [it for it in self.records if (it.topic, it.partition) not in places]
-        self.opened = [it for it in self.opened if (it.record.topic, it.record.partition) not in places]
+        kept = self.of(self.places.difference(places))
+        self.records, self.opened = kept.records, kept.opened
 
 
 def label(consumer: str, generation: int) -> str:
@@ -306,7 +304,7 @@ class Consumer:
     async def _fold(self, fetched: Ahead) -> None:
         began = time.monotonic()
         records = fetched.records
-        firsts = {(record.topic, record.partition): record.offset for record in reversed(records)}
+        firsts = {record.place: record.offset for record in reversed(records)}
         beyond = {
             place: self._positions[place]
             for place, offset in firsts.items()
@@ -316,7 +314,7 @@ class Consumer:
             # Transaction markers leave gaps, but so does a log that was cut behind us.
             await self._check_reach(beyond)
         counts, lost = await self._run(fetched)
-        ends = {(record.topic, record.partition): record.offset for record in records}
+        ends = {record.place: record.offset for record in records}
         self._left = {place for place, end in ends.items() if self._positions[place].next <= end} - lost
         if lost:
             self._forget(lost)

@@ -77,37 +77,39 @@ class ReadModel:
             return None
         return fields([column.name for column in self.columns])
 
-    @property
-    def _key_types(self) -> list[str]:
+    @cached_property
+    def _names(self) -> str:
+        return ", ".join(f'"{name}"' for name in self.primary_key)
+
+    @cached_property
+    def _wanted(self) -> str:
+        """Rows by primary key, given as one array a column, under the name `w`."""
         types = {column.name: column.sql for column in self.columns}
-        return ["text", *(types[name] for name in self.key)]
+        arrays = (
+            f"${index}::{sql}[]" for index, sql in enumerate(("text", *map(types.__getitem__, self.key)), 1)
+        )
+        return f"unnest({', '.join(arrays)}) AS w ({self._names})"
 
     async def find(self, tx: Connection, keys: Sequence[tuple[Any, ...]]) -> list[Stored]:
         """Read rows by primary key; those that are absent are left out."""
-        names = ", ".join(f'"{name}"' for name in self.primary_key)
-        arrays = ", ".join(f"${index}::{sql}[]" for index, sql in enumerate(self._key_types, 1))
         return await tx.fetch(
-            f'SELECT t.* FROM "{self.table}" t JOIN unnest({arrays}) AS w ({names}) USING ({names})',
-            *[list(column) for column in zip(*keys, strict=True)],
+            f'SELECT t.* FROM "{self.table}" t JOIN {self._wanted} USING ({self._names})', *_arrays(keys)
         )
 
     async def lock(self, tx: Connection, keys: Sequence[tuple[Any, ...]]) -> list[Stored]:
         """Lock rows by primary key and read them; those that are absent are left out."""
-        names = ", ".join(f'"{name}"' for name in self.primary_key)
-        arrays = ", ".join(f"${index}::{sql}[]" for index, sql in enumerate(self._key_types, 1))
+        order = ", ".join(f't."{name}"::text COLLATE "C"' for name in self.primary_key)
         return await tx.fetch(
-            f"""SELECT t.* FROM "{self.table}" t JOIN unnest({arrays}) AS w ({names}) USING ({names})
-                ORDER BY {", ".join(f't."{name}"::text COLLATE "C"' for name in self.primary_key)} FOR UPDATE OF t""",
-            *[list(column) for column in zip(*keys, strict=True)],
+            f"""SELECT t.* FROM "{self.table}" t JOIN {self._wanted} USING ({self._names})
+                ORDER BY {order} FOR UPDATE OF t""",
+            *_arrays(keys),
         )
 
     async def make(self, tx: Connection, keys: Sequence[tuple[Any, ...]]) -> None:
         """Make skeletons of absent rows, so that there is something to lock."""
-        names = ", ".join(f'"{name}"' for name in self.primary_key)
-        arrays = ", ".join(f"${index}::{sql}[]" for index, sql in enumerate(self._key_types, 1))
         await tx.execute(
-            f'INSERT INTO "{self.table}" ({names}) SELECT * FROM unnest({arrays}) ON CONFLICT DO NOTHING',
-            *[list(column) for column in zip(*keys, strict=True)],
+            f'INSERT INTO "{self.table}" ({self._names}) SELECT * FROM {self._wanted} ON CONFLICT DO NOTHING',
+            *_arrays(keys),
         )
 
     async def insert(self, tx: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
@@ -138,20 +140,15 @@ class ReadModel:
         await tx.execute(
             f"""UPDATE "{self.table}" t SET {sets + ", " if sets else ""}_filled = true
                 FROM unnest({arrays}) AS n ({names}) WHERE {same}""",
-            *[list(column) for column in zip(*rows, strict=True)],
+            *_arrays(rows),
         )
 
     async def delete(self, tx: Connection, keys: Sequence[tuple[Any, ...]]) -> None:
         """Take away locked rows."""
         if not keys:
             return
-        names = ", ".join(f'"{name}"' for name in self.primary_key)
-        arrays = ", ".join(f"${index}::{sql}[]" for index, sql in enumerate(self._key_types, 1))
         same = " AND ".join(f't."{name}" = w."{name}"' for name in self.primary_key)
-        await tx.execute(
-            f'DELETE FROM "{self.table}" t USING unnest({arrays}) AS w ({names}) WHERE {same}',
-            *[list(column) for column in zip(*keys, strict=True)],
-        )
+        await tx.execute(f'DELETE FROM "{self.table}" t USING {self._wanted} WHERE {same}', *_arrays(keys))
 
     def row_values(self, data: dict[str, Any]) -> tuple[Any, ...]:
         """Put a row's values, by column name, into column order."""
@@ -173,6 +170,11 @@ class ReadModel:
                 value = column.document.validate_json(value)
             found[column.name] = value
         return found
+
+
+def _arrays(rows: Sequence[tuple[Any, ...]]) -> list[list[Any]]:
+    """Turn rows into columns, as `unnest` takes them."""
+    return [list(column) for column in zip(*rows, strict=True)]
 
 
 def _text(column: Column, value: Any) -> str | None:

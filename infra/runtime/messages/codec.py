@@ -29,10 +29,8 @@ log = structlog.get_logger(__name__)
 M = TypeVar("M", bound=BaseModel)
 
 _ADDRESS: Final = re.compile(r" at 0x[0-9a-f]+")
-BREATHE_EVERY: Final = 250
-"""After so many messages the event loop gets a turn: relays and heartbeats share it with long batches."""
 READS_AT_ONCE: Final = 50
-"""The same for what is read ahead: the batch that is being written goes first."""
+"""After so many messages the event loop gets a turn: a batch that is being written goes before what is read ahead."""
 
 
 @dataclass(slots=True)

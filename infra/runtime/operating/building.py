@@ -59,7 +59,7 @@ class Bounded(Batcher):
 
     def _allows(self, record: Record) -> bool:
         limits = self.limits
-        return limits is None or record.offset < limits.get((record.topic, record.partition), 0)
+        return limits is None or record.offset < limits.get(record.place, 0)
 
 
 async def topics_of(engine: Engine, wiring: ProjectionWiring) -> dict[str, Topic]:

@@ -133,11 +133,7 @@ class Replaying:
 
     async def _rehearsable(self, step: Step[Fed], applied: Mapping[str, int], tally: Tally) -> list[Fed]:
         tally.skipped += step.skipped
-        fresh = await self._fresh(step.meant, tally)
-        known = [it for it in fresh if isinstance(it, Incoming) and applied.get(it.inbox) == it.hash]
-        tally.duplicates(known)
-        gone = {id(it) for it in known}
-        return [it for it in fresh if id(it) not in gone]
+        return _without(applied, await self._fresh(step.meant, tally), tally)
 
     # -- both -------------------------------------------------------------------------------------------------------
 
@@ -146,10 +142,7 @@ class Replaying:
         marks, _ = await self._batcher.met(
             self._batcher.database, [it for it in meant if isinstance(it, Incoming)]
         )
-        known = [it for it in meant if isinstance(it, Incoming) and marks.get(it.inbox) == it.hash]
-        tally.duplicates(known)
-        gone = {id(it) for it in known}
-        return [it for it in meant if id(it) not in gone]
+        return _without(marks, meant, tally)
 
     async def _fold(self, tx: Connection, opened: Sequence[Fed], tally: Tally) -> list[Counts]:
         """Fold messages in order; one that the database refuses is found by halving, and parked."""
@@ -249,8 +242,16 @@ async def _rolled_back(database: Database) -> AsyncGenerator[Connection]:
             await transaction.rollback()
 
 
+def _without(marks: Mapping[str, int], opened: Sequence[Fed], tally: Tally) -> list[Fed]:
+    """Leave out, and count, what is marked as applied."""
+    known = [it for it in opened if isinstance(it, Incoming) and marks.get(it.inbox) == it.hash]
+    tally.duplicates(known)
+    gone = {id(it) for it in known}
+    return [it for it in opened if id(it) not in gone]
+
+
 def _places(opened: Sequence[Fed]) -> set[Place]:
-    return {(it.record.topic, it.record.partition) for it in opened}
+    return {it.record.place for it in opened}
 
 
 def gone_through(order: Order, after: Mapping[int, int]) -> int:
