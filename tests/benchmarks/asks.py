@@ -21,12 +21,12 @@ CURRENCIES: Final = ("EUR", "EUR", "EUR", "EUR", "EUR", "EUR", "USD", "USD", "US
 FILL: Final = {
     "payment_history": """
         INSERT INTO {table} (tenant, payment_id, status, customer_id, product_id, amount_minor, currency, captured_minor,
-                             refund_due_minor, refunded_minor, provider, provider_ref, initiated_at, captured_at, failure, _filled)
+                             refund_due_minor, refunded_minor, provider, provider_ref, initiated_at, captured_at, failure)
         SELECT 'bench-' || lpad((customer % 20)::text, 2, '0'), md5('payment' || n)::uuid, status,
                md5('customer' || customer)::uuid, md5('product' || n / 20 % 100)::uuid, amount,
                (ARRAY['EUR','EUR','EUR','EUR','EUR','EUR','USD','USD','USD','NGN'])[n / 3 % 10 + 1],
                CASE WHEN captured THEN amount ELSE 0 END, 0, 0, 'stripe', 'pi_' || md5('ref' || n), moment - interval '9 s',
-               CASE WHEN captured THEN moment END, CASE status WHEN 'failed' THEN 'card_declined' END, true
+               CASE WHEN captured THEN moment END, CASE status WHEN 'failed' THEN 'card_declined' END
         FROM (SELECT n, n % {customers} AS customer, 100 + n::bigint * 7919 % 100000 AS amount,
                      timestamptz '2026-01-01Z' + n::bigint * 7919 % 31536000 * interval '1 s' AS moment,
                      status, status IN ('completed', 'mismatched') AS captured
@@ -35,9 +35,9 @@ FILL: Final = {
                 WHEN n / 7 % 100 < 99 THEN 'initiated' ELSE 'mismatched' END AS status) AS s) AS made""",
     "customer_spend": """
         INSERT INTO {table} (tenant, customer_id, currency, spent_minor, captured_minor, refunded_minor, payments,
-                             first_paid_at, last_paid_at, _filled)
+                             first_paid_at, last_paid_at)
         SELECT 'bench-' || lpad((n / 2 % 20)::text, 2, '0'), md5('customer' || n / 2)::uuid, (ARRAY['EUR', 'USD'])[n % 2 + 1],
-               spent, spent, 0, 1 + n % 9, moment - interval '30 days', moment, true
+               spent, spent, 0, 1 + n % 9, moment - interval '30 days', moment
         FROM (SELECT n, n::bigint * 7919 % 1000000 AS spent,
                      timestamptz '2026-01-01Z' + n::bigint * 104729 % 31536000 * interval '1 s' AS moment
               FROM generate_series(0, {rows} - 1) AS n) AS made""",

@@ -19,6 +19,7 @@ from events import Message
 from infra.kafka.admin import Topic
 from infra.kafka.record import Place, Record
 from infra.postgres.database import Connection, Database
+from infra.postgres.writes import Writes
 from infra.runtime.catalog import Wiring
 from infra.runtime.consuming import consumer
 from infra.runtime.consuming.batch import Batcher, Counts, Position
@@ -53,7 +54,7 @@ def forgetful() -> None:
     ) -> tuple[dict[str, int], bool]:
         return {}, False
 
-    async def mark(_: Batcher, __: Connection, ___: Sequence[Incoming]) -> None:
+    def mark(_: Batcher, __: Writes, ___: Sequence[Incoming]) -> None:
         return
 
     put(Batcher, met=met, _mark=mark)

@@ -238,8 +238,8 @@ async def test_pages_give_every_row_once_in_order(api: Running, tenant: str) -> 
             "SELECT generation FROM projections.generations WHERE projection = 'customer_access' AND standing = 'active'"
         )
         await connection.executemany(
-            f"""INSERT INTO projections.customer_access_g{generation} (tenant, person_id, product_id, status, granted_at, _filled)
-                VALUES ($1, $2, $3, 'granted', $4, true)""",
+            f"""INSERT INTO projections.customer_access_g{generation} (tenant, person_id, product_id, status, granted_at)
+                VALUES ($1, $2, $3, 'granted', $4)""",
             [(owner, uuid4(), product, moment) for owner in (tenant, other) for moment in moments],
         )
     finally:

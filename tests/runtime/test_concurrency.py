@@ -17,6 +17,7 @@ import pytest
 from infra.kafka.record import Place, Record
 from infra.postgres.database import TRANSIENT, Connection, Database
 from infra.postgres.database import Row as Stored
+from infra.postgres.writes import Writes
 from infra.runtime.consuming.batch import Batcher, Outrun, Position
 from infra.runtime.folding import streams as streaming
 from infra.runtime.folding.read_models import ReadModel
@@ -78,23 +79,9 @@ class Unlocked(ReadModel):
     """The mutant: reads rows without locking them, and writes over whatever is there by then."""
 
     async def lock(self, tx: Connection, keys: Sequence[tuple[Any, ...]]) -> list[Stored]:
-        found = await tx.fetch(
+        return await tx.fetch(
             f'SELECT * FROM "{self.table}" WHERE colour = ANY($1)', [key[-1] for key in keys]
         )
-        known = {row["colour"] for row in found}
-        missing = [key for key in keys if key[-1] not in known]
-        for key in missing:
-            await tx.execute(
-                f'INSERT INTO "{self.table}" (tenant, colour) VALUES ($1, $2) ON CONFLICT DO NOTHING', *key
-            )
-        if missing:
-            return [
-                *found,
-                *await tx.fetch(
-                    f'SELECT * FROM "{self.table}" WHERE colour = ANY($1)', [key[-1] for key in missing]
-                ),
-            ]
-        return found
 
 
 async def one_row_from_four_partitions(benches: list[Bench]) -> dict[str, Any]:
@@ -271,7 +258,7 @@ class Forgetful(Batcher):
         del tx, incoming
         return {}, False
 
-    async def _mark(self, tx: Connection, applied: Sequence[Incoming]) -> None:
+    def _mark(self, writes: Writes, applied: Sequence[Incoming]) -> None:
         """Remember nothing."""
 
 

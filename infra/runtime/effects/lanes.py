@@ -28,8 +28,10 @@ from handlers import OutcomeUnknown, Unavailable
 from infra.errors import Unacceptable
 from infra.kafka.record import Record
 from infra.postgres.database import TRANSIENT, Connection, Database
+from infra.postgres.writes import Writes
 from infra.runtime.catalog import EffectWiring
 from infra.runtime.catalog.signatures import KEY, META, NEW_ID, NOW, Port, Signature
+from infra.runtime.consuming.batch import Outrun
 from infra.runtime.folding.injection import Ids, flattened, metadata_of
 from infra.runtime.folding.streams import Attempt, Streams
 from infra.runtime.messages.codec import Codec, Incoming
@@ -52,6 +54,7 @@ MAX_TRIES: Final = 8
 MAX_LOOKUPS: Final = 8
 BREAK_AFTER: Final = 5
 BREAK_S: Final = 5.0
+PASSING: tuple[type[BaseException], ...] = (*TRANSIENT, Outrun)
 
 
 @dataclass(slots=True)
@@ -313,7 +316,7 @@ class Lanes:
             try:
                 async with self._database.transaction() as tx:
                     done = await self._end(tx, batch)
-            except TRANSIENT as passing:
+            except PASSING as passing:
                 # The lease runs on; when it ends, whoever takes the effect finds its outcome outside.
                 log.warning("outcome not committed yet", lanes=self.name, error=repr(passing))
                 await asyncio.sleep(0.3)
@@ -366,4 +369,6 @@ class Lanes:
             for message in it.outcome:
                 streams.emit(attempt, self._wiring.name, it.effect.incoming, message, now)
             streams.merge(attempt)
-        await streams.save(tx)
+        writes = Writes()
+        await streams.save(tx, writes)
+        await writes.send(tx)

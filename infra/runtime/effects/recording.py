@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pydantic_core import to_json
 
 from infra.postgres.database import Connection
+from infra.postgres.writes import Writes
 from infra.runtime.catalog import EffectWiring
 from infra.runtime.messages.codec import Incoming
 from infra.runtime.messages.delivery import Delivery
@@ -33,12 +34,12 @@ class Recording:
         """Take the effect down."""
         self._due.append(incoming)
 
-    async def save(self, tx: Connection) -> None:
+    async def save(self, tx: Connection, writes: Writes) -> None:  # noqa: ARG002 - nothing is asked any more
         """Write the effects, in order."""
         if not self._due:
             return
         name = self._wiring.name
-        await tx.execute(
+        writes.add(
             """INSERT INTO effects (id, consumer, tenant, key, type, headers, value, appended_at)
                SELECT id, consumer, tenant, key, type, headers::json, value, appended_at
                FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bytea[], $8::timestamptz[])

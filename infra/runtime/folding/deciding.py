@@ -13,6 +13,7 @@ from events import Erased
 from handlers import Local
 from infra.postgres.database import Connection
 from infra.postgres.database import Row as Stored
+from infra.postgres.writes import Writes
 from infra.runtime.catalog import Contract, DeciderWiring
 from infra.runtime.catalog.signatures import NEW_ID, NOW, HeldBy, Of, Signature, ViewOf
 from infra.runtime.folding.injection import Ids, flattened, metadata_of
@@ -217,20 +218,20 @@ class Deciding:
 
     # -- save -------------------------------------------------------------------------------------------------------
 
-    async def save(self, tx: Connection) -> None:
+    async def save(self, tx: Connection, writes: Writes) -> None:
         """Write views, aggregates, events, claims and outbox."""
         if self._kept:
-            await self._save_views(tx)
-        await self._streams.save(tx)
+            await self._save_views(writes)
+        await self._streams.save(tx, writes)
 
-    async def _save_views(self, tx: Connection) -> None:
+    async def _save_views(self, writes: Writes) -> None:
         keys = sorted(self._kept, key=lambda key: (key[0].__name__, *key[1:]))
         views = [self._views[key] for key in keys]
         subjects = {
             self._codec.state_subject(key[1], view) for key, view in zip(keys, views, strict=True)
         } - {None}
         await self._codec.vault.warm([subject for subject in subjects if subject is not None], create=True)
-        await tx.execute(
+        writes.add(
             """UPDATE locals l SET state = n.state::json, shape = n.shape
                FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[]) AS n (view, tenant, key, state, shape)
                WHERE (l.view, l.tenant, l.key) = (n.view, n.tenant, n.key)""",

@@ -1,8 +1,8 @@
 """How a projection is folded: rows are loaded once, folded in memory, written once a batch.
 
-A row that is reached from many partitions, which the checkpoints do not serialise, is locked by its own key; an absent
-one is made a skeleton first, and never seen: it is filled or deleted in the same transaction. A row that one partition
-alone reaches needs no lock: the checkpoint's is enough.
+A row that is reached from many partitions, which the checkpoints do not serialise, is locked by its own key; an absent one
+cannot be: it is inserted, and whoever comes second reads it anew. A row that one partition alone reaches needs no lock: the
+checkpoint's is enough.
 """
 
 from __future__ import annotations
@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from asyncpg import UniqueViolationError
-
 from infra.errors import TriplaneError
 from infra.postgres.database import Connection
+from infra.postgres.writes import Writes
 from infra.runtime.catalog import FoldWiring, ProjectionWiring
 from infra.runtime.catalog.signatures import META, NOW
-from infra.runtime.consuming.batch import Outrun
+from infra.runtime.consuming.batch import outrun
 from infra.runtime.folding.injection import metadata_of
 from infra.runtime.folding.read_models import ReadModel
 from infra.runtime.folding.rows import dump_rows, load_rows
@@ -37,7 +36,7 @@ class Cell:
     columns: tuple[Any, ...]
     """The key columns without the tenant."""
     stored: bool = False
-    """Whether its table has it: filled, or as a skeleton."""
+    """Whether its table has it."""
     row: Row | None = None
     changed: bool = False
 
@@ -90,21 +89,11 @@ class Projecting:
             if not cells:
                 continue
             model = self._models[kind]
-            if kind in self._wiring.owned:
-                await self._read(model, cells, await model.find(tx, list(cells)))
-                continue
-            missing = sorted(cells, key=_sortable)
-            while missing:
-                await self._read(model, cells, await model.lock(tx, missing))
-                # Most are there already. What is not is made, and locked in the next round.
-                missing = [key for key in missing if not cells[key].stored]
-                if missing:
-                    await model.make(tx, missing)
-
-    async def _read(self, model: ReadModel, cells: dict[RowKey, Cell], stored: Sequence[Any]) -> None:
-        for key, row in await load_rows(self._codec, model, stored):
-            cell = cells[key]
-            cell.stored, cell.row = True, row
+            keys = list(cells)
+            stored = await (model.find(tx, keys) if kind in self._wiring.owned else model.lock(tx, keys))
+            for key, row in await load_rows(self._codec, model, stored):
+                cell = cells[key]
+                cell.stored, cell.row = True, row
 
     def fold(self, incoming: Incoming) -> None:
         """Fold one event into every row that it reaches; all of them, or none."""
@@ -128,18 +117,19 @@ class Projecting:
                 f"{self._wiring.name}: a row's key columns may not change; delete it and make another"
             )
 
-    async def save(self, tx: Connection) -> None:
-        """Write every changed row once, and take away skeletons and deleted rows."""
+    async def save(self, tx: Connection, writes: Writes) -> None:  # noqa: ARG002 - nothing is asked any more
+        """Write every changed row once, and take away deleted ones."""
         for kind in sorted(self._cells, key=lambda kind: self._models[kind].view):
             model = self._models[kind]
             cells = list(self._cells[kind].values())
             filled = [cell for cell in cells if cell.changed and cell.row is not None]
-            try:
-                await model.insert(tx, await self._values(model, [it for it in filled if not it.stored]))
-            except UniqueViolationError as taken:
-                raise Outrun(f"{self._wiring.name}: another process has written the same rows") from taken
-            await model.write(tx, await self._values(model, [it for it in filled if it.stored]))
-            await model.delete(tx, [cell.key for cell in cells if cell.stored and cell.row is None])
+            fresh = [cell for cell in filled if not cell.stored]
+            if kind not in self._wiring.owned:
+                # One order for all: whoever inserts a row waits for whoever was first.
+                fresh.sort(key=_sortable)
+            writes.insert(model.target, await self._values(model, fresh), outrun)
+            model.write(writes, await self._values(model, [it for it in filled if it.stored]))
+            model.delete(writes, [cell.key for cell in cells if cell.stored and cell.row is None])
 
     async def _values(self, model: ReadModel, cells: Iterable[Cell]) -> list[tuple[Any, ...]]:
         return await dump_rows(self._codec, model, [(cell.tenant, cell.row) for cell in cells if cell.row])
@@ -153,6 +143,6 @@ def _injected(fold: FoldWiring, incoming: Incoming) -> dict[str, Any]:
     }
 
 
-def _sortable(key: RowKey) -> tuple[str | int, ...]:
-    """Put keys into one order for all processes: within a column all values are of one type."""
-    return tuple([part.int if isinstance(part, UUID) else str(part) for part in key])
+def _sortable(cell: Cell) -> tuple[str | int, ...]:
+    """Put rows into one order for all processes: within a column all values are of one type."""
+    return tuple([part.int if isinstance(part, UUID) else str(part) for part in cell.key])

@@ -18,6 +18,7 @@ from events import KeyMark, PersonalMark, marked
 from infra.errors import WiringError
 from infra.postgres.database import Connection
 from infra.postgres.database import Row as Stored
+from infra.postgres.writes import Table, Writes, arrays
 from infra.runtime.catalog.projection_wiring import fields
 from infra.runtime.catalog.signatures import classes
 from projections import Row
@@ -78,6 +79,12 @@ class ReadModel:
         return fields([column.name for column in self.columns])
 
     @cached_property
+    def target(self) -> Table:
+        """Where rows are inserted, each as its tenant and then every column."""
+        columns = tuple((column.name, column.sql) for column in self.columns)
+        return Table(self.table, (("tenant", "text"), *columns))
+
+    @cached_property
     def _names(self) -> str:
         return ", ".join(f'"{name}"' for name in self.primary_key)
 
@@ -85,15 +92,15 @@ class ReadModel:
     def _wanted(self) -> str:
         """Rows by primary key, given as one array a column, under the name `w`."""
         types = {column.name: column.sql for column in self.columns}
-        arrays = (
+        typed = (
             f"${index}::{sql}[]" for index, sql in enumerate(("text", *map(types.__getitem__, self.key)), 1)
         )
-        return f"unnest({', '.join(arrays)}) AS w ({self._names})"
+        return f"unnest({', '.join(typed)}) AS w ({self._names})"
 
     async def find(self, tx: Connection, keys: Sequence[tuple[Any, ...]]) -> list[Stored]:
         """Read rows by primary key; those that are absent are left out."""
         return await tx.fetch(
-            f'SELECT t.* FROM "{self.table}" t JOIN {self._wanted} USING ({self._names})', *_arrays(keys)
+            f'SELECT t.* FROM "{self.table}" t JOIN {self._wanted} USING ({self._names})', *arrays(keys)
         )
 
     async def lock(self, tx: Connection, keys: Sequence[tuple[Any, ...]]) -> list[Stored]:
@@ -102,32 +109,16 @@ class ReadModel:
         return await tx.fetch(
             f"""SELECT t.* FROM "{self.table}" t JOIN {self._wanted} USING ({self._names})
                 ORDER BY {order} FOR UPDATE OF t""",
-            *_arrays(keys),
+            *arrays(keys),
         )
 
-    async def make(self, tx: Connection, keys: Sequence[tuple[Any, ...]]) -> None:
-        """Make skeletons of absent rows, so that there is something to lock."""
-        await tx.execute(
-            f'INSERT INTO "{self.table}" ({self._names}) SELECT * FROM {self._wanted} ON CONFLICT DO NOTHING',
-            *_arrays(keys),
-        )
-
-    async def insert(self, tx: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
-        """Write rows that are absent; each is tenant and then every column."""
-        if rows:
-            await tx.copy_records_to_table(
-                self.table,
-                records=((*row, True) for row in rows),
-                columns=("tenant", *(column.name for column in self.columns), "_filled"),
-            )
-
-    async def write(self, tx: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
+    def write(self, writes: Writes, rows: Sequence[tuple[Any, ...]]) -> None:
         """Write whole rows over those that are there; each is tenant and then every column."""
         if not rows:
             return
         typed = [("tenant", "text"), *((column.name, column.sql) for column in self.columns)]
         names = ", ".join(f'"{name}"' for name, _ in typed)
-        arrays = ", ".join(
+        types = ", ".join(
             f"${index}::text[]" if sql == "jsonb" else f"${index}::{sql}[]"
             for index, (_, sql) in enumerate(typed, 1)
         )
@@ -137,18 +128,18 @@ class ReadModel:
             if column.name not in self.key
         )
         same = " AND ".join(f't."{name}" = n."{name}"' for name in self.primary_key)
-        await tx.execute(
-            f"""UPDATE "{self.table}" t SET {sets + ", " if sets else ""}_filled = true
-                FROM unnest({arrays}) AS n ({names}) WHERE {same}""",
-            *_arrays(rows),
-        )
+        if sets:
+            writes.add(
+                f'UPDATE "{self.table}" t SET {sets} FROM unnest({types}) AS n ({names}) WHERE {same}',
+                *arrays(rows),
+            )
 
-    async def delete(self, tx: Connection, keys: Sequence[tuple[Any, ...]]) -> None:
+    def delete(self, writes: Writes, keys: Sequence[tuple[Any, ...]]) -> None:
         """Take away locked rows."""
         if not keys:
             return
         same = " AND ".join(f't."{name}" = w."{name}"' for name in self.primary_key)
-        await tx.execute(f'DELETE FROM "{self.table}" t USING {self._wanted} WHERE {same}', *_arrays(keys))
+        writes.add(f'DELETE FROM "{self.table}" t USING {self._wanted} WHERE {same}', *arrays(keys))
 
     def row_values(self, data: dict[str, Any]) -> tuple[Any, ...]:
         """Put a row's values, by column name, into column order."""
@@ -170,11 +161,6 @@ class ReadModel:
                 value = column.document.validate_json(value)
             found[column.name] = value
         return found
-
-
-def _arrays(rows: Sequence[tuple[Any, ...]]) -> list[list[Any]]:
-    """Turn rows into columns, as `unnest` takes them."""
-    return [list(column) for column in zip(*rows, strict=True)]
 
 
 def _text(column: Column, value: Any) -> str | None:

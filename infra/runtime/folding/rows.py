@@ -15,31 +15,23 @@ from projections import Row
 
 async def load_rows(
     codec: Codec, model: ReadModel, stored: Sequence[Stored]
-) -> list[tuple[tuple[Any, ...], Row | None]]:
-    """Read rows of a read model, each with its primary key; a skeleton is `None`."""
+) -> list[tuple[tuple[Any, ...], Row]]:
+    """Read rows of a read model, each with its primary key."""
     keys = itemgetter(*model.primary_key)
     if model.values_of is not None:
         names = [column.name for column in model.columns]
         values = itemgetter(*names)
         several = len(names) > 1
         return [
-            (
-                keys(row),
-                _made(model.row, names, values(row) if several else (values(row),))
-                if row["_filled"]
-                else None,
-            )
-            for row in stored
+            (keys(row), _made(model.row, names, values(row) if several else (values(row),))) for row in stored
         ]
     seal = codec.state_seal(model.row)
-    data = [(row["tenant"], model.to_data(row) if row["_filled"] else None) for row in stored]
+    data = [(row["tenant"], model.to_data(row)) for row in stored]
     if seal is not None:
-        await codec.vault.warm(
-            {seal.subject_in(tenant, it) for tenant, it in data if it is not None}, create=False
-        )
-        data = [(tenant, None if it is None else _unsealed(codec, seal, tenant, it)) for tenant, it in data]
+        await codec.vault.warm({seal.subject_in(tenant, it) for tenant, it in data}, create=False)
+        data = [(tenant, _unsealed(codec, seal, tenant, it)) for tenant, it in data]
     return [
-        (keys(row), None if it is None else _made(model.row, it.keys(), it.values()))
+        (keys(row), _made(model.row, it.keys(), it.values()))
         for row, (_, it) in zip(stored, data, strict=True)
     ]
 

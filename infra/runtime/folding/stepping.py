@@ -12,12 +12,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json
 
 from events import Message
 from events.sagas import SagaAdvanced
 from infra.errors import TriplaneError, Unacceptable
 from infra.postgres.database import Connection
+from infra.postgres.writes import Table, Writes, arrays
 from infra.runtime.catalog import SagaWiring
 from infra.runtime.catalog.signatures import META, NEW_ID, NOW, Signature
 from infra.runtime.consuming.parking import frozen, thawed
@@ -33,6 +34,32 @@ from sagas import Compensated, Ended, State, Step, Stuck
 InstanceKey = tuple[str, str]
 """Tenant and correlation value."""
 DEADLINE: Final = "deadline"
+
+_LOCK: Final = """
+    SELECT i.*, now() AS now FROM instances i JOIN unnest($2::text[], $3::text[]) AS w (tenant, key) USING (tenant, key)
+    WHERE i.saga = $1 ORDER BY i.tenant COLLATE "C", i.key COLLATE "C" FOR UPDATE OF i"""
+_MAKE: Final = """
+    INSERT INTO instances (saga, tenant, key) SELECT $1, * FROM unnest($2::text[], $3::text[])
+    ON CONFLICT DO NOTHING RETURNING tenant, key, now() AS now"""
+_REMEMBER: Final = """
+    INSERT INTO history (saga, tenant, key, version, because, cause, was, entered, commands, at)
+    SELECT $1, tenant, key, version, because, cause, was, entered, ARRAY(SELECT json_array_elements_text(commands::json)), now()
+    FROM unnest($2::text[], $3::text[], $4::bigint[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[])
+      AS n (tenant, key, version, because, cause, was, entered, commands)"""
+EARLY: Final = Table(
+    "early",
+    (
+        ("saga", "text"),
+        ("tenant", "text"),
+        ("key", "text"),
+        ("record", "bytea"),
+        ("topic", "text"),
+        ("partition", "int"),
+        ("offset", "bigint"),
+        ("timestamp", "bigint"),
+        ("type", "text"),
+    ),
+)
 
 
 class NoMove(TriplaneError):
@@ -124,28 +151,25 @@ class Stepping:
         self._answered |= {(key, it.envelope.id) for key, kept in self._early.items() for _, it in kept}
 
     async def lock(self, tx: Connection, keys: set[InstanceKey]) -> None:
-        """Lock and load instances, in key order; an absent one is made a skeleton first."""
-        if not keys:
-            return
-        self._now = await tx.fetchval("SELECT now()")
-        name = self._wiring.saga.name
-        ordered = sorted(keys)
-        columns = [list(column) for column in zip(*ordered, strict=True)]
-        await tx.execute(
-            """INSERT INTO instances (saga, tenant, key) SELECT $1, * FROM unnest($2::text[], $3::text[])
-               ON CONFLICT DO NOTHING""",
-            name,
-            *columns,
-        )
-        rows = await tx.fetch(
-            """SELECT i.* FROM instances i JOIN unnest($2::text[], $3::text[]) AS w (tenant, key) USING (tenant, key)
-               WHERE i.saga = $1 ORDER BY i.tenant COLLATE "C", i.key COLLATE "C" FOR UPDATE OF i""",
-            name,
-            *columns,
-        )
-        for row in rows:
-            self._instances[row["tenant"], row["key"]] = await self._instance(row)
-        await self._load_early(tx, columns)
+        """Lock and load instances, in key order; an absent one is made a skeleton, so that nobody starts it meanwhile."""
+        missing = keys
+        while missing:
+            rows = await tx.fetch(_LOCK, self._wiring.saga.name, *arrays(sorted(missing)))
+            for row in rows:
+                self._instances[row["tenant"], row["key"]] = await self._instance(row)
+            if len(rows) < len(missing):
+                made = await tx.fetch(
+                    _MAKE, self._wiring.saga.name, *arrays(sorted(missing - self._instances.keys()))
+                )
+                self._instances |= {(row["tenant"], row["key"]): Instance() for row in made}
+                rows = rows or made
+            if rows:
+                self._now = rows[0]["now"]
+            # What somebody else has made meanwhile is locked in the next round.
+            missing = missing - self._instances.keys()
+        waiting = sorted(key for key in keys if self._instances[key].state is None)
+        if waiting:
+            await self._load_early(tx, arrays(waiting))
 
     async def _instance(self, row: Any) -> Instance:
         if row["state_name"] is None:
@@ -333,31 +357,41 @@ class Stepping:
 
     # -- save -------------------------------------------------------------------------------------------------------
 
-    async def save(self, tx: Connection) -> None:
+    async def save(self, tx: Connection, writes: Writes) -> None:  # noqa: ARG002 - nothing is asked any more
         """Write instances, deadlines, history, early events and outgoing commands."""
         name = self._wiring.saga.name
         skeletons = [key for key, instance in self._instances.items() if instance.state is None]
         if skeletons:
-            await tx.execute(
+            writes.add(
                 """DELETE FROM instances i USING unnest($2::text[], $3::text[]) AS gone (tenant, key)
                    WHERE i.saga = $1 AND (i.tenant, i.key) = (gone.tenant, gone.key) AND i.version = 0""",
                 name,
-                *map(list, zip(*skeletons, strict=True)),
+                *arrays(skeletons),
             )
-        await self._save_instances(tx, name)
-        await self._save_early(tx, name)
+        await self._save_instances(writes, name)
+        await self._save_early(writes, name)
         if self._taken:
-            await tx.executemany(
-                """INSERT INTO history (saga, tenant, key, version, because, cause, was, entered, commands, at)
-                   VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, now())""",
-                [
-                    (name, *it.key, it.version, it.because, it.cause, it.was, it.entered, it.commands)
-                    for it in self._taken
-                ],
+            writes.add(
+                _REMEMBER,
+                name,
+                *arrays(
+                    [
+                        (
+                            *it.key,
+                            it.version,
+                            it.because,
+                            it.cause,
+                            it.was,
+                            it.entered,
+                            to_json(it.commands).decode(),
+                        )
+                        for it in self._taken
+                    ]
+                ),
             )
-        await self._send(tx)
+        await self._send(writes)
 
-    async def _save_instances(self, tx: Connection, name: str) -> None:
+    async def _save_instances(self, writes: Writes, name: str) -> None:
         changed = sorted(key for key, it in self._instances.items() if it.touched)
         if not changed:
             return
@@ -368,7 +402,7 @@ class Stepping:
         }
         await self._codec.vault.warm([subject for subject in subjects if subject is not None], create=True)
         tenants, keys = [key[0] for key in changed], [key[1] for key in changed]
-        await tx.execute(
+        writes.add(
             """UPDATE instances i SET version = n.version, state_name = n.state_name, state = n.state::json, shape = n.shape,
                       correlation = n.correlation, deadline = n.deadline, started_at = coalesce(i.started_at, now()),
                       stepped_at = now()
@@ -385,37 +419,35 @@ class Stepping:
             [instance.correlation for instance in instances],
             [instance.deadline for instance in instances],
         )
-        await tx.execute(
-            """DELETE FROM deadlines d USING unnest($2::text[], $3::text[], $4::bigint[]) AS n (tenant, key, number)
-               WHERE d.saga = $1 AND (d.tenant, d.key) = (n.tenant, n.key) AND d.number < n.number""",
-            name,
-            tenants,
-            keys,
-            [instance.deadline for instance in instances],
-        )
-        due = [(key, it) for key, it in zip(changed, instances, strict=True) if it.within is not None]
+        numbered = [(*key, it.deadline, it.within) for key, it in zip(changed, instances, strict=True)]
+        due = [it for it in numbered if it[-1] is not None]
+        left = [it[:-1] for it in numbered if it[-1] is None]
         if due:
-            await tx.execute(
-                """INSERT INTO deadlines (saga, tenant, key, number, due)
+            writes.add(
+                """INSERT INTO deadlines AS d (saga, tenant, key, number, due)
                    SELECT $1, tenant, key, number, now() + within
                    FROM unnest($2::text[], $3::text[], $4::bigint[], $5::interval[]) AS n (tenant, key, number, within)
-                   ON CONFLICT DO NOTHING""",
+                   ON CONFLICT (saga, tenant, key) DO UPDATE SET number = excluded.number, due = excluded.due
+                   WHERE d.number < excluded.number""",
                 name,
-                [key[0] for key, _ in due],
-                [key[1] for key, _ in due],
-                [it.deadline for _, it in due],
-                [it.within for _, it in due],
+                *arrays(due),
+            )
+        if left:
+            writes.add(
+                """DELETE FROM deadlines d USING unnest($2::text[], $3::text[], $4::bigint[]) AS n (tenant, key, number)
+                   WHERE d.saga = $1 AND (d.tenant, d.key) = (n.tenant, n.key) AND d.number < n.number""",
+                name,
+                *arrays(left),
             )
 
-    async def _save_early(self, tx: Connection, name: str) -> None:
+    async def _save_early(self, writes: Writes, name: str) -> None:
         if self._used:
-            await tx.execute("DELETE FROM early WHERE position = ANY($1::bigint[])", self._used)
+            writes.add("DELETE FROM early WHERE position = ANY($1::bigint[])", self._used)
         if not self._kept:
             return
         await self._codec.vault.warm({(key[0], TENANT_KEY) for key, _ in self._kept}, create=True)
-        await tx.executemany(
-            """INSERT INTO early (saga, tenant, key, record, topic, partition, "offset", timestamp, type)
-               VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)""",
+        writes.insert(
+            EARLY,
             [
                 (
                     name,
@@ -431,15 +463,15 @@ class Stepping:
             ],
         )
 
-    async def _send(self, tx: Connection) -> None:
+    async def _send(self, writes: Writes) -> None:
         subjects = set()
         for message, envelope, _ in self._sent:
             subject = self._codec.subject_of(self._codec.catalog.of(type(message)), envelope.tenant, message)
             if subject is not None:
                 subjects.add(subject)
         await self._codec.vault.warm(subjects, create=True)
-        await outbox.write(
-            tx,
+        outbox.add(
+            writes,
             [
                 outbox.prepared(self._codec, message, self._codec.key_of(message), message_id, envelope)
                 for message, envelope, message_id in self._sent

@@ -1,7 +1,7 @@
 """The aggregates of one context under their locks: read set-wise, folded in memory, written set-wise.
 
-Locks are taken claims first, then aggregates, each sorted; an absent row is made a skeleton before it is locked, because
-locking nothing locks nobody out. The events' versions are taken under the aggregate's lock, so they are its sequence.
+Locks are taken claims first, then aggregates, each sorted. An absent aggregate cannot be locked: it is inserted, and whoever
+comes second reads it anew. The events' versions are taken under the aggregate's lock, so they are its sequence.
 """
 
 from __future__ import annotations
@@ -12,13 +12,15 @@ from datetime import datetime
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
-from asyncpg import IntegrityConstraintViolationError
+from asyncpg import UniqueViolationError
 
 from events import Erased, Message
 from handlers import Aggregate
 from infra.errors import TriplaneError
 from infra.postgres.database import Connection
+from infra.postgres.writes import Table, Writes, arrays
 from infra.runtime.catalog import Contract, DeciderWiring, StateModel
+from infra.runtime.consuming.batch import outrun
 from infra.runtime.messages.codec import Codec, Incoming, shape_of
 from infra.runtime.messages.envelope import Envelope
 from infra.runtime.messages.ids import derived_id, source_of
@@ -29,31 +31,41 @@ StreamKey = tuple[str, str, str]
 """Aggregate kind, tenant, key."""
 Digest = bytes
 
-FRESH: Final = -1
+ABSENT, UNSEEN = 0, -1
 MAX_OUTPUTS: Final = 32
 """So many outputs of a replayed message are looked for. One beyond is refused by its id, and the message parked."""
 
-_NEW: Final = """(SELECT tenant, key, version, state::json AS state
-    FROM unnest($3::text[], $4::text[], $5::bigint[], $6::text[]) AS n (tenant, key, version, state)) AS n"""
-_UPDATE: Final = f"""UPDATE aggregates a SET version = n.version, shape = $2, state = n.state FROM {_NEW}
-    WHERE a.kind = $1 AND (a.tenant, a.key) = (n.tenant, n.key) RETURNING 1"""
-_INSERT: Final = f"""INSERT INTO aggregates (kind, tenant, key, version, shape, state)
-    SELECT $1, tenant, key, version, $2, state FROM {_NEW} ON CONFLICT DO NOTHING RETURNING 1"""
-
-_EVENT: Final = (
-    "id",
-    "kind",
-    "tenant",
-    "key",
-    "version",
-    "type",
-    "schema_version",
-    "payload",
-    "source",
-    "correlation",
-    "causation",
-    "traceparent",
-    "time",
+_UPDATE: Final = """UPDATE aggregates a SET version = n.version, shape = $2, state = n.state::json
+    FROM unnest($3::text[], $4::text[], $5::bigint[], $6::text[]) AS n (tenant, key, version, state)
+    WHERE a.kind = $1 AND (a.tenant, a.key) = (n.tenant, n.key)"""
+AGGREGATES: Final = Table(
+    "aggregates",
+    (
+        ("kind", "text"),
+        ("tenant", "text"),
+        ("key", "text"),
+        ("version", "bigint"),
+        ("shape", "bigint"),
+        ("state", "json"),
+    ),
+)
+EVENTS: Final = Table(
+    "events",
+    (
+        ("id", "uuid"),
+        ("kind", "text"),
+        ("tenant", "text"),
+        ("key", "text"),
+        ("version", "bigint"),
+        ("type", "text"),
+        ("schema_version", "int"),
+        ("payload", "json"),
+        ("source", "text"),
+        ("correlation", "text"),
+        ("causation", "text"),
+        ("traceparent", "text"),
+        ("time", "timestamptz"),
+    ),
 )
 
 
@@ -63,7 +75,7 @@ class Undeclared(TriplaneError, ValueError):
 
 @dataclass(slots=True)
 class Stream:
-    """One aggregate with its version; `stored` is the version that the database has (`FRESH`: no row locked)."""
+    """One aggregate with its version; `stored` is the version that the database has: `ABSENT`, or `UNSEEN` if nobody looked."""
 
     stored: int
     version: int
@@ -142,37 +154,23 @@ class Streams:
         missing = set(keys) - self._streams.keys()
         # Kind by kind and sorted in each: one order for all.
         for kind in sorted({kind for kind, _, _ in missing}):
-            wanted = sorted((tenant, key) for of, tenant, key in missing if of == kind)
-            while wanted:
-                columns = [list(column) for column in zip(*wanted, strict=True)]
-                rows = await tx.fetch(
-                    """SELECT a.kind, a.tenant, a.key, a.version, a.shape, a.state FROM aggregates a
-                       JOIN unnest($2::text[], $3::text[]) AS wanted (tenant, key) USING (tenant, key)
-                       WHERE a.kind = $1 ORDER BY a.tenant COLLATE "C", a.key COLLATE "C" FOR UPDATE OF a""",
-                    kind,
-                    *columns,
-                )
-                await self._read(tx, rows)
-                # Most are there already. What is not is made, and locked in the next round.
-                wanted = [(tenant, key) for tenant, key in wanted if (kind, tenant, key) not in self._streams]
-                if wanted:
-                    await tx.execute(
-                        """INSERT INTO aggregates (kind, tenant, key)
-                           SELECT $1, * FROM unnest($2::text[], $3::text[]) ON CONFLICT DO NOTHING""",
-                        kind,
-                        *(list(column) for column in zip(*wanted, strict=True)),
-                    )
+            rows = await tx.fetch(
+                """SELECT a.kind, a.tenant, a.key, a.version, a.shape, a.state FROM aggregates a
+                   JOIN unnest($2::text[], $3::text[]) AS wanted (tenant, key) USING (tenant, key)
+                   WHERE a.kind = $1 ORDER BY a.tenant COLLATE "C", a.key COLLATE "C" FOR UPDATE OF a""",
+                kind,
+                *arrays(sorted((tenant, key) for of, tenant, key in missing if of == kind)),
+            )
+            await self._read(tx, rows)
+        for key in missing - self._streams.keys():
+            self._streams[key] = Stream(ABSENT, 0, initial(self._models[key[0]], key[2]))
 
     async def _read(self, tx: Connection, rows: Iterable[Any]) -> None:
         by_kind: dict[str, list[Any]] = {}
         stale: list[Any] = []
         for row in rows:
             model = self._models[row["kind"]]
-            if row["version"] == 0:
-                self._streams[row["kind"], row["tenant"], row["key"]] = Stream(
-                    0, 0, initial(model, row["key"])
-                )
-            elif row["shape"] == shape_of(model.model):
+            if row["shape"] == shape_of(model.model):
                 by_kind.setdefault(row["kind"], []).append(row)
             else:
                 stale.append(row)
@@ -248,7 +246,7 @@ class Streams:
             model = self._wiring.aggregates[contract.key]
             stream_key = (model.name, envelope.tenant, key)
             known = attempt.streams.get(stream_key) or self._streams.get(stream_key)
-            stream = known or Stream(FRESH, 0, initial(model, stream_key[2]))
+            stream = known or Stream(UNSEEN, 0, initial(model, stream_key[2]))
             state = self._evolved(stream.state, contract, message)
             if model.claims:
                 self._reclaim(attempt, model, stream_key, stream.state, state)
@@ -304,19 +302,22 @@ class Streams:
 
     # -- save -------------------------------------------------------------------------------------------------------
 
-    async def save(self, tx: Connection) -> None:
-        """Write aggregates, events, claims and outbox, each in one statement."""
+    async def save(self, tx: Connection, writes: Writes) -> None:
+        """Write aggregates, events, claims and outbox."""
         changed = {
-            key: stream for key, stream in self._streams.items() if stream.version != max(stream.stored, 0)
+            key: stream
+            for key, stream in self._streams.items()
+            if stream.version != max(stream.stored, ABSENT)
         }
         await self._warm(changed)
-        await self._save_streams(tx, changed)
+        await self._check_unseen(tx, [key for key, stream in changed.items() if stream.stored == UNSEEN])
+        self._save_streams(writes, changed)
         outgoing = [
             outbox.prepared(self._codec, it.message, it.key, it.id, it.envelope) for it in self._outputs
         ]
-        await self._save_facts(tx, outgoing)
+        self._save_facts(writes, outgoing)
         await self._save_claims(tx)
-        await outbox.write(tx, outgoing)
+        outbox.add(writes, outgoing)
 
     async def _warm(self, changed: dict[StreamKey, Stream]) -> None:
         subjects = {
@@ -331,36 +332,48 @@ class Streams:
         }
         await self._codec.vault.warm(subjects, create=True)
 
-    async def _save_streams(self, tx: Connection, changed: dict[StreamKey, Stream]) -> None:
-        skeletons = [
-            key for key, stream in self._streams.items() if stream.stored == 0 and stream.version == 0
-        ]
-        if skeletons:
-            await tx.execute(
-                """DELETE FROM aggregates a USING unnest($1::text[], $2::text[], $3::text[]) AS gone (kind, tenant, key)
-                   WHERE (a.kind, a.tenant, a.key) = (gone.kind, gone.tenant, gone.key) AND a.version = 0""",
-                *map(list, zip(*skeletons, strict=True)),
+    async def _check_unseen(self, tx: Connection, keys: Sequence[StreamKey]) -> None:
+        """Let nobody open an aggregate that is there and was not asked for."""
+        if not keys:
+            return
+        there = await tx.fetch(
+            """SELECT a.kind, a.key FROM aggregates a
+               JOIN unnest($1::text[], $2::text[], $3::text[]) AS n (kind, tenant, key) USING (kind, tenant, key)""",
+            *arrays(keys),
+        )
+        if there:
+            raise Undeclared(
+                f"a decision opened {there[0]['kind']} {there[0]['key']}, which exists already; ask for it in the handler's signature"
             )
-        sorts = {(stream.stored == FRESH, key[0]) for key, stream in changed.items()}
-        for fresh, kind in sorted(sorts):
-            keys = sorted(
-                key for key, stream in changed.items() if key[0] == kind and (stream.stored == FRESH) == fresh
-            )
-            written = await tx.fetch(
-                _INSERT if fresh else _UPDATE,
+
+    def _save_streams(self, writes: Writes, changed: dict[StreamKey, Stream]) -> None:
+        there = {key: stream for key, stream in changed.items() if stream.stored > ABSENT}
+        for kind in sorted({kind for kind, _, _ in there}):
+            keys = sorted(key for key in there if key[0] == kind)
+            writes.add(
+                _UPDATE,
                 kind,
                 shape_of(self._models[kind].model),
                 [key[1] for key in keys],
                 [key[2] for key in keys],
-                [changed[key].version for key in keys],
-                [self._codec.dump_state(key[1], changed[key].state) for key in keys],
+                [there[key].version for key in keys],
+                [self._codec.dump_state(key[1], there[key].state) for key in keys],
             )
-            if len(written) != len(keys):
-                raise Undeclared(
-                    "a decision opened a stream that exists already; ask for it in the handler's signature"
+        writes.insert(
+            AGGREGATES,
+            [
+                (
+                    *key,
+                    changed[key].version,
+                    shape_of(self._models[key[0]].model),
+                    self._codec.dump_state(key[1], changed[key].state),
                 )
+                for key in sorted(changed.keys() - there.keys())
+            ],
+            outrun,
+        )
 
-    async def _save_facts(self, tx: Connection, outgoing: Sequence[Outgoing]) -> None:
+    def _save_facts(self, writes: Writes, outgoing: Sequence[Outgoing]) -> None:
         facts = [
             (
                 it.id,
@@ -378,12 +391,7 @@ class Streams:
             for it, sent in zip(self._outputs, outgoing, strict=True)
             if it.stream is not None
         ]
-        if not facts:
-            return
-        try:
-            await tx.copy_records_to_table("events", records=facts, columns=_EVENT)
-        except IntegrityConstraintViolationError as taken:
-            raise Undeclared(f"an event exists already under its id or version: {taken.detail}") from taken
+        writes.insert(EVENTS, facts, _recorded)
 
     async def _save_claims(self, tx: Connection) -> None:
         changed = self._changed_claims
@@ -399,6 +407,10 @@ class Streams:
         free = sorted(self._loaded_claims | changed.keys())
         if free:
             await tx.execute("DELETE FROM claims WHERE digest = ANY($1::bytea[]) AND holder IS NULL", free)
+
+
+def _recorded(taken: UniqueViolationError) -> Undeclared:
+    return Undeclared(f"an event exists already under its id or version: {taken.detail}")
 
 
 def initial(model: StateModel, key: str) -> Aggregate:

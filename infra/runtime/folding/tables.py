@@ -36,14 +36,14 @@ def columns_of(model: ReadModel) -> Columns:
 
 
 async def stored_columns(tx: Connection, schema: str, names: list[str]) -> dict[str, Columns]:
-    """Give the columns of those of the tables or views `names` that exist; the engine's own left out."""
+    """Give the columns of those of the tables or views `names` that exist."""
     rows = await tx.fetch(
         """SELECT c.relname AS name, a.attname AS "column",
                   CASE t.typname WHEN 'int8' THEN 'bigint' WHEN 'bool' THEN 'boolean' ELSE t.typname END AS type
            FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
            JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
            JOIN pg_type t ON t.oid = a.atttypid
-           WHERE n.nspname = $1 AND c.relname = ANY($2::text[]) AND a.attname <> '_filled' ORDER BY c.oid, a.attnum""",
+           WHERE n.nspname = $1 AND c.relname = ANY($2::text[]) ORDER BY c.oid, a.attnum""",
         schema,
         names,
     )
@@ -64,7 +64,7 @@ async def _make_table(tx: Connection, model: ReadModel, fill: int) -> None:
     key = ", ".join(f'"{name}"' for name in model.primary_key)
     table = f'projections."{model.table}"'
     await tx.execute(
-        f"""CREATE TABLE {table} (tenant text NOT NULL, {columns}, _filled boolean NOT NULL DEFAULT false, PRIMARY KEY ({key}))
+        f"""CREATE TABLE {table} (tenant text NOT NULL, {columns}, PRIMARY KEY ({key}))
               WITH (fillfactor = {fill});
             ALTER TABLE {table} ENABLE ROW LEVEL SECURITY;
             ALTER TABLE {table} FORCE ROW LEVEL SECURITY;

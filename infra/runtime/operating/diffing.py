@@ -92,8 +92,8 @@ async def _table(
     values = [name for name in same if name not in key]
     compared = [f'(%s."{name}" IS NULL)' if name in personal else f'%s."{name}"' for name in values]
     differs = " OR ".join(f"{it % 'b'} IS DISTINCT FROM {it % 'g'}" for it in compared) or "false"
-    joined = f"""FROM (SELECT * FROM projections."{was}" WHERE _filled) b
-        FULL JOIN (SELECT * FROM projections."{now}" WHERE _filled) g ON {on}"""
+    joined = f"""FROM projections."{was}" b
+        FULL JOIN projections."{now}" g ON {on}"""
     row = await tx.fetchrow(
         f"""SELECT count(b.tenant) AS rows_before, count(g.tenant) AS rows,
               count(*) FILTER (WHERE g.tenant IS NULL) AS gone, count(*) FILTER (WHERE b.tenant IS NULL) AS new,
@@ -122,9 +122,7 @@ def _sample(before: str | None, after: str | None, key: Sequence[str], values: S
 
 
 async def _count(tx: Connection, table: str) -> int:
-    found: int = await tx.fetchval(
-        f'SELECT count(*) FROM projections."{table}" WHERE _filled', timeout=PATIENCE_S
-    )
+    found: int = await tx.fetchval(f'SELECT count(*) FROM projections."{table}"', timeout=PATIENCE_S)
     return found
 
 

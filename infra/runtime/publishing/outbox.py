@@ -13,12 +13,24 @@ from pydantic_core import to_json
 from events import Message
 from infra.errors import Unacceptable
 from infra.postgres.database import Connection
+from infra.postgres.writes import Table, Writes
 from infra.runtime.messages.codec import Codec
 from infra.runtime.messages.envelope import Envelope
 
 BUCKETS: Final = 64
 MAX_RECORD_BYTES: Final = 1_000_000
 """A record larger than this is refused where it is written, never in the relay (the topics take 1 MiB)."""
+OUTBOX: Final = Table(
+    "outbox",
+    (
+        ("bucket", "smallint"),
+        ("id", "uuid"),
+        ("topic", "text"),
+        ("key", "text"),
+        ("headers", "json"),
+        ("value", "bytea"),
+    ),
+)
 
 
 @dataclass(slots=True, frozen=True)
@@ -55,15 +67,16 @@ def prepared(codec: Codec, message: Message, key: str, message_id: UUID, envelop
     return outgoing
 
 
+def add(writes: Writes, messages: Sequence[Outgoing]) -> None:
+    """Append messages to the schema's outbox, in order, with what else is written; their publishing states are locked."""
+    writes.insert(OUTBOX, list(map(columns, messages)))
+
+
 async def write(tx: Connection, messages: Sequence[Outgoing]) -> None:
-    """Append messages to the schema's outbox, in order, while their publishing states are locked."""
-    if not messages:
-        return
-    await tx.copy_records_to_table(
-        "outbox",
-        records=map(columns, messages),
-        columns=("bucket", "id", "topic", "key", "headers", "value"),
-    )
+    """Append messages to the schema's outbox, in order."""
+    writes = Writes()
+    add(writes, messages)
+    await writes.send(tx)
 
 
 def columns(message: Outgoing) -> tuple[object, ...]:

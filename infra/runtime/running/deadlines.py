@@ -16,6 +16,7 @@ import structlog
 from infra.kafka.admin import Admin, BrokerUnavailable, Topic
 from infra.kafka.record import Place
 from infra.postgres.database import TRANSIENT
+from infra.postgres.writes import Writes
 from infra.runtime.catalog import SagaWiring
 from infra.runtime.consuming.batch import Batcher
 from infra.runtime.folding.stepping import Stepping, parking_key
@@ -122,7 +123,9 @@ class Deadlines:
                     key = parking_key(self._wiring, row["tenant"], row["key"])
                     log.exception("the move for a deadline raised; it is tried again", saga=key)
                     self.vitals.count(failures=1)
-            await stepping.save(tx)
+            writes = Writes()
+            await stepping.save(tx, writes)
+            await writes.send(tx)
         self.vitals.stopped_because = failed
         if fired:
             self.vitals.count(fired=fired)
