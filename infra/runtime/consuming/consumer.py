@@ -328,7 +328,7 @@ class Consumer:
             lost_partitions=len(lost),
         )
         self._parked_lately = self._parked_lately or counts.parked > 0
-        if counts.applied:
+        if counts.applied and not isinstance(self.batcher.wiring, ProjectionWiring):
             self._wakeups.poke(self.batcher.database)
 
     async def _run(self, fetched: Ahead) -> tuple[Counts, set[Place]]:

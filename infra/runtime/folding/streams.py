@@ -129,16 +129,18 @@ class Streams:
         by_digest = {digest: (kind, claim, tenant) for digest, kind, claim, tenant in wanted}
         missing = sorted(by_digest.keys() - self._loaded_claims)
         while missing:
-            await tx.execute(
-                """INSERT INTO claims (digest, kind, claim, tenant)
-                   SELECT * FROM unnest($1::bytea[], $2::text[], $3::text[], $4::text[]) ON CONFLICT DO NOTHING""",
-                missing,
-                *map(list, zip(*(by_digest[digest] for digest in missing), strict=True)),
-            )
+            # Mostly it is claimed for the first time: what is made is locked.
             rows = await tx.fetch(
-                "SELECT digest, holder FROM claims WHERE digest = ANY($1::bytea[]) ORDER BY digest FOR UPDATE",
-                missing,
+                """INSERT INTO claims (digest, kind, claim, tenant)
+                   SELECT * FROM unnest($1::bytea[], $2::text[], $3::text[], $4::text[])
+                   ON CONFLICT DO NOTHING RETURNING digest, holder""",
+                *arrays([(digest, *by_digest[digest]) for digest in missing]),
             )
+            if len(rows) < len(missing):
+                rows += await tx.fetch(
+                    "SELECT digest, holder FROM claims WHERE digest = ANY($1::bytea[]) ORDER BY digest FOR UPDATE",
+                    sorted(set(missing).difference(row["digest"] for row in rows)),
+                )
             self._claims |= {row["digest"]: row["holder"] for row in rows}
             self._loaded_claims |= {row["digest"] for row in rows}
             # A claim released while we waited for its row is gone: make the skeleton again.
@@ -316,7 +318,7 @@ class Streams:
             outbox.prepared(self._codec, it.message, it.key, it.id, it.envelope) for it in self._outputs
         ]
         self._save_facts(writes, outgoing)
-        await self._save_claims(tx)
+        self._save_claims(writes)
         outbox.add(writes, outgoing)
 
     async def _warm(self, changed: dict[StreamKey, Stream]) -> None:
@@ -393,20 +395,24 @@ class Streams:
         ]
         writes.insert(EVENTS, facts, _recorded)
 
-    async def _save_claims(self, tx: Connection) -> None:
-        changed = self._changed_claims
-        if changed:
-            digests = sorted(changed)
-            await tx.execute(
+    def _save_claims(self, writes: Writes) -> None:
+        held = [
+            (digest, *claim) for digest, claim in sorted(self._changed_claims.items()) if claim[3] is not None
+        ]
+        if held:
+            writes.add(
                 """INSERT INTO claims (digest, kind, claim, tenant, holder)
                    SELECT * FROM unnest($1::bytea[], $2::text[], $3::text[], $4::text[], $5::text[])
                    ON CONFLICT (digest) DO UPDATE SET holder = excluded.holder""",
-                digests,
-                *map(list, zip(*(changed[digest] for digest in digests), strict=True)),
+                *arrays(held),
             )
-        free = sorted(self._loaded_claims | changed.keys())
+        free = sorted(
+            digest
+            for digest in self._loaded_claims | self._changed_claims.keys()
+            if self._claims[digest] is None
+        )
         if free:
-            await tx.execute("DELETE FROM claims WHERE digest = ANY($1::bytea[]) AND holder IS NULL", free)
+            writes.add("DELETE FROM claims WHERE digest = ANY($1::bytea[])", free)
 
 
 def _recorded(taken: UniqueViolationError) -> Undeclared:

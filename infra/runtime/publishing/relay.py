@@ -3,6 +3,8 @@
 What is visible of a key is always a prefix of what was committed, because the publishing state's row stays locked until
 the commit. So the set of unpublished rows, ordered, is read; rows go only once the broker has acknowledged them, and
 only under the same lease epoch. Relays share the buckets out by leases on the database's clock.
+
+What is acknowledged is deleted beside what is sent next, a few milliseconds' together, and passed over until then.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import asyncio
 import contextlib
 import math
 import time
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import UUID, uuid4
 
 import structlog
@@ -29,6 +31,18 @@ LEASE_S: Final = 10.0
 MIN_BATCH, MAX_BATCH = 100, 2_000
 """Halved when the broker does not acknowledge in time, so that what is sent again stays small; doubled when it does."""
 POLL_S: Final = 1.0
+GATHER_S: Final = 0.01
+"""So long acknowledged rows wait for others, to be deleted with them."""
+MOST_SENT: Final = 4 * MAX_BATCH
+"""How many acknowledged rows may wait: nothing more is sent before they are gone."""
+
+
+class Sent(NamedTuple):
+    """A row that the broker has acknowledged: under which lease it was sent, and where it stands now."""
+
+    bucket: int
+    epoch: int
+    place: Written
 
 
 class Relay:
@@ -42,6 +56,8 @@ class Relay:
         self._me = uuid4()
         self._writer = Writer(bootstrap, f"triplane.{self.name}")
         self._epochs: dict[int, int] = {}
+        self._sent: dict[int, Sent] = {}
+        self._forgetting: asyncio.Task[None] | None = None
         self._renewed_at = -math.inf
         self._batch = MIN_BATCH
         self._wakeups = wakeups
@@ -54,6 +70,7 @@ class Relay:
             while not stop.is_set():
                 try:
                     busy = await self._one_turn()
+                    await self._forget_soon()
                 except TRANSIENT as passing:
                     log.warning("relay turn failed", relay=self.name, error=repr(passing))
                     self.vitals.count(failures=1)
@@ -64,47 +81,72 @@ class Relay:
                     with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(self._woken.wait(), POLL_S)
         finally:
+            self._wakeups.alone(self.database.schema, yes=False)
             listening.cancel()
+            if self._forgetting is not None:
+                await asyncio.gather(self._forgetting, return_exceptions=True)
             with contextlib.suppress(*TRANSIENT):
+                await self._forget_sent()
                 await self._release(list(self._epochs))
             await self._writer.close()
 
     async def _one_turn(self) -> bool:
         self.vitals.turned_at = time.time()
         self._woken.clear()
+        self._wakeups.alone(self.database.schema, yes=len(self._epochs) == BUCKETS)
         if not await self._writer.connect():
+            self._forget()
             return False
         if time.monotonic() - self._renewed_at > LEASE_S / 4:
             await self._lease()
         self.vitals.partitions = len(self._epochs)
         if not self._epochs:
             return False
+        batch = self._batch
         rows = await self.database.fetch(
             """SELECT position, bucket, id, topic, key, headers, value FROM outbox
-               WHERE bucket = ANY($1::smallint[]) ORDER BY position LIMIT $2""",
+               WHERE bucket = ANY($1::smallint[]) AND position <> ALL($2::bigint[]) ORDER BY position LIMIT $3""",
             sorted(self._epochs),
-            self._batch,
+            list(self._sent),
+            batch,
         )
         if not rows:
             return False
+        epochs = dict(self._epochs)
         written = await self._writer.send([_sendable(row) for row in rows], self._time_left())
         done = _acknowledged(rows, written)
-        if done:
-            await self._forget_rows(done)
+        for row, place in done:
+            self._sent[row["position"]] = Sent(row["bucket"], epochs[row["bucket"]], place)
         self.vitals.count(published=len(done), unknown=len(rows) - len(done))
         if len(done) < len(rows):
             self._batch = max(MIN_BATCH, self._batch // 2)
             await asyncio.sleep(0.2)
-        else:
-            self._batch = min(MAX_BATCH, self._batch * 2)
-        return True
+            return True
+        self._batch = min(MAX_BATCH, batch * 2)
+        return len(rows) == batch
 
     def _time_left(self) -> float:
         """How long sending is safe: well within the lease, by the monotonic clock."""
         return max(0.05, self._renewed_at + 0.6 * LEASE_S - time.monotonic())
 
-    async def _forget_rows(self, done: list[tuple[Any, Written]]) -> None:
+    async def _forget_soon(self) -> None:
+        """Have what is acknowledged deleted while the next rows are sent."""
+        if self._sent and (self._forgetting is None or self._forgetting.done()):
+            self._forgetting = asyncio.create_task(self._gather())
+        if self._forgetting is not None and len(self._sent) > MOST_SENT:
+            await self._forgetting
+
+    async def _gather(self) -> None:
+        if len(self._sent) < MIN_BATCH:
+            await asyncio.sleep(GATHER_S)
+        with contextlib.suppress(*TRANSIENT):
+            await self._forget_sent()
+
+    async def _forget_sent(self) -> None:
         """Delete what the broker has acknowledged, but only where the lease is still ours, and note where it stands."""
+        sent = dict(self._sent)
+        if not sent:
+            return
         await self.database.execute(
             """WITH gone AS (
                  DELETE FROM outbox o USING unnest($1::bigint[], $2::smallint[], $3::bigint[], $5::int[], $6::bigint[])
@@ -113,13 +155,15 @@ class Relay:
                  RETURNING o.id, o.topic, d.partition, d."offset")
                INSERT INTO published (id, topic, partition, "offset") SELECT id, topic, partition, "offset" FROM gone
                ON CONFLICT DO NOTHING""",
-            [row["position"] for row, _ in done],
-            [row["bucket"] for row, _ in done],
-            [self._epochs[row["bucket"]] for row, _ in done],
+            list(sent),
+            [it.bucket for it in sent.values()],
+            [it.epoch for it in sent.values()],
             self._me,
-            [place.partition for _, place in done],
-            [place.offset for _, place in done],
+            [it.place.partition for it in sent.values()],
+            [it.place.offset for it in sent.values()],
         )
+        for position in sent:
+            self._sent.pop(position, None)
 
     async def _lease(self) -> None:
         """Renew our buckets and take free ones, up to a fair share; give back what is beyond it."""

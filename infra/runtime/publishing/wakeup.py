@@ -21,6 +21,7 @@ class Wakeups:
         """What this process's notifications carry: its own relays were woken without them."""
         self._local: dict[str, list[asyncio.Event]] = {}
         self._pending: dict[str, asyncio.Task[None]] = {}
+        self._alone: set[str] = set()
 
     def listen(self, schema: str) -> asyncio.Event:
         """Give an event that is set when the outbox of `schema` may have grown."""
@@ -28,11 +29,18 @@ class Wakeups:
         self._local.setdefault(schema, []).append(event)
         return event
 
+    def alone(self, schema: str, *, yes: bool) -> None:
+        """Say whether a relay of this process publishes all of a schema, so that nobody else need be told."""
+        if yes:
+            self._alone.add(schema)
+        else:
+            self._alone.discard(schema)
+
     def poke(self, database: Database) -> None:
         """Wake the relays of a schema, soon; call it after the commit."""
         for event in self._local.get(database.schema, ()):
             event.set()
-        if database.schema not in self._pending:
+        if database.schema not in self._pending and database.schema not in self._alone:
             self._pending[database.schema] = asyncio.create_task(self._notify(database))
 
     async def _notify(self, database: Database) -> None:
