@@ -159,6 +159,9 @@ class Consumer:
         fetching, self._ahead = self._ahead, None
         try:
             fetched = await (fetching or self._fetch())
+            if fetching is not None and 0 < len(fetched.records) < self._limit:
+                # It came while the last batch was written; so did others since, which need not wait for one more.
+                fetched = fetched.joined(await self._fetch(0))
             self.vitals.turned_at = time.time()
             self._show_failing()
             if self._waiting is not None:
@@ -193,9 +196,9 @@ class Consumer:
             and time.monotonic() - fetched.since < WAITS_S
         )
 
-    async def _fetch(self) -> Ahead:
+    async def _fetch(self, wait_ms: int = FETCH_MS) -> Ahead:
         standing = self._standing
-        found = await self._reader.fetch(FETCH_MS if self._waiting is None else SOON_MS, self._limit)
+        found = await self._reader.fetch(wait_ms if self._waiting is None else min(wait_ms, SOON_MS), self._limit)
         records = [record for part in found.values() for record in part]
         return Ahead(standing, records, await self.batcher.open(records))
 
