@@ -90,7 +90,7 @@ FORBIDDEN = {
     "advisory locks": "SELECT pg_advisory_lock(4711)",
     "sleep": "SELECT pg_sleep(1)",
     "large objects": "SELECT lo_create(0)",
-    "notifications": "SELECT pg_notify('outbox_payments', '')",
+    "notifications": "SELECT pg_notify('outbox', 'payments')",
     "temporary files": "SET temp_file_limit = -1",
 }
 

@@ -65,7 +65,7 @@ class Relay:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Publish until `stop` is set, then give the buckets back."""
-        listening = asyncio.create_task(self._listen(stop))
+        listening = asyncio.create_task(self._wakeups.hear(self.database, stop))
         try:
             while not stop.is_set():
                 try:
@@ -209,26 +209,6 @@ class Relay:
     def _forget(self) -> None:
         self._epochs = {}
         self._renewed_at = -math.inf
-
-    async def _listen(self, stop: asyncio.Event) -> None:
-        """Hear of commits in other processes; when the connection breaks, the poll goes on and we listen again."""
-        channel = f"outbox_{self.database.schema}"
-
-        def woken(_connection: object, _pid: int, _channel: str, mark: object) -> None:
-            if mark != self._wakeups.mark:
-                self._woken.set()
-
-        while not stop.is_set():
-            try:
-                async with self.database.connection() as connection:
-                    await connection.add_listener(channel, woken)
-                    try:
-                        while not connection.is_closed():  # noqa: ASYNC110 - the driver tells nobody when a connection breaks
-                            await asyncio.sleep(1)
-                    finally:
-                        await connection.remove_listener(channel, woken)
-            except TRANSIENT:
-                await asyncio.sleep(1)
 
 
 def _sendable(row: Any) -> Sendable:
