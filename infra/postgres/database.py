@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -51,10 +52,6 @@ DATA: tuple[type[BaseException], ...] = (
 RANDOM_PAGE_COST = "1.1"
 """What a batch asks for lies all over its table, on a disk without heads: the default makes the planner read the whole table
 instead as soon as it is large, which cost deciders half as much again at 16 times the aggregates."""
-READERS = "read"
-"""The schema whose sessions say by a setting which tenant they are of: they are reset by the driver after each use."""
-
-
 class Database:
     """A pool of connections to one schema under its own role."""
 
@@ -62,12 +59,42 @@ class Database:
         """Use `open_database`."""
         self._pool = pool
         self.schema = schema
+        self._ending: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
     async def transaction(self) -> AsyncGenerator[Connection]:
         """Give a connection in a READ COMMITTED transaction that commits when the block ends well."""
         async with self._pool.acquire() as connection, connection.transaction():
             yield connection
+
+    @asynccontextmanager
+    async def reading(self, tenant: str, timeout: str) -> AsyncGenerator[Connection]:
+        """Give a connection in a read-only transaction that sees the rows of one tenant, for `timeout` a statement.
+
+        One message begins it and says whose it is; one ends it and resets the session, so that nothing of the tenant stays.
+        Whoever has the rows does not wait for that.
+        """
+        # Several statements in one message take no arguments; hexadecimal digits cannot end a literal.
+        hexadecimal = tenant.encode().hex()
+        connection = await self._pool.acquire()
+        try:
+            await connection.execute(
+                f"""BEGIN READ ONLY;
+                    SELECT set_config('app.tenant', convert_from(decode('{hexadecimal}', 'hex'), 'UTF8'), true),
+                           set_config('statement_timeout', '{timeout}', true)"""
+            )
+            yield connection
+        finally:
+            ending = asyncio.create_task(self._end(connection))
+            self._ending.add(ending)
+            ending.add_done_callback(self._ending.discard)
+
+    async def _end(self, connection: Connection) -> None:
+        try:
+            with contextlib.suppress(*TRANSIENT):
+                await connection.execute(f"COMMIT;\n{connection.get_reset_query()}")
+        finally:
+            await self._pool.release(connection)
 
     @asynccontextmanager
     async def connection(self) -> AsyncGenerator[Connection]:
@@ -92,7 +119,8 @@ class Database:
 
 
 async def _keep(_connection: object) -> None:
-    """Spare a round trip after each use: no other session sets or keeps anything, and a transaction left open is ended anyway."""
+    """Spare a round trip after each use: a reader is reset as it ends, no other session sets or keeps anything, and a
+    transaction left open is ended anyway."""
 
 
 async def open_database(settings: Settings, schema: str, *, size: int = 4, at_once: int = 1) -> Database:
@@ -106,7 +134,7 @@ async def open_database(settings: Settings, schema: str, *, size: int = 4, at_on
         max_size=size,
         command_timeout=60,
         max_inactive_connection_lifetime=300,
-        reset=None if schema == READERS else _keep,
+        reset=_keep,
         server_settings={
             "search_path": schema,
             "application_name": f"triplane:{schema}",
