@@ -77,6 +77,11 @@ class ReadModel:
             return None
         return fields([column.name for column in self.columns])
 
+    @cached_property
+    def ids(self) -> list[str]:
+        """The columns that hold UUIDs."""
+        return [column.name for column in self.columns if column.sql == "uuid"]
+
     @property
     def _key_types(self) -> list[str]:
         types = {column.name: column.sql for column in self.columns}
