@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -52,6 +51,8 @@ DATA: tuple[type[BaseException], ...] = (
 RANDOM_PAGE_COST = "1.1"
 """What a batch asks for lies all over its table, on a disk without heads: the default makes the planner read the whole table
 instead as soon as it is large, which cost deciders half as much again at 16 times the aggregates."""
+
+
 class Database:
     """A pool of connections to one schema under its own role."""
 
@@ -68,8 +69,8 @@ class Database:
             yield connection
 
     @asynccontextmanager
-    async def reading(self, tenant: str, timeout: str) -> AsyncGenerator[Connection]:
-        """Give a connection in a read-only transaction that sees the rows of one tenant, for `timeout` a statement.
+    async def reading(self, tenant: str, longest: str) -> AsyncGenerator[Connection]:
+        """Give a connection in a read-only transaction that sees the rows of one tenant, for `longest` a statement.
 
         One message begins it and says whose it is; one ends it and resets the session, so that nothing of the tenant stays.
         Whoever has the rows does not wait for that.
@@ -81,7 +82,7 @@ class Database:
             await connection.execute(
                 f"""BEGIN READ ONLY;
                     SELECT set_config('app.tenant', convert_from(decode('{hexadecimal}', 'hex'), 'UTF8'), true),
-                           set_config('statement_timeout', '{timeout}', true)"""
+                           set_config('statement_timeout', '{longest}', true)"""
             )
             yield connection
         finally:
@@ -91,8 +92,10 @@ class Database:
 
     async def _end(self, connection: Connection) -> None:
         try:
-            with contextlib.suppress(*TRANSIENT):
-                await connection.execute(f"COMMIT;\n{connection.get_reset_query()}")
+            await connection.execute(f"COMMIT;\n{connection.get_reset_query()}")
+        except TRANSIENT:
+            # Nobody else gets a session that is not like new.
+            connection.terminate()
         finally:
             await self._pool.release(connection)
 
@@ -119,8 +122,7 @@ class Database:
 
 
 async def _keep(_connection: object) -> None:
-    """Spare a round trip after each use: a reader is reset as it ends, no other session sets or keeps anything, and a
-    transaction left open is ended anyway."""
+    """Spare a round trip after each use: readers are reset at their end, others set and keep nothing, what is left open is ended."""
 
 
 async def open_database(settings: Settings, schema: str, *, size: int = 4, at_once: int = 1) -> Database:
