@@ -60,6 +60,11 @@ class ReadModel:
         """The table's name in schema `projections`."""
         return f"{self.view}_g{self.generation}"
 
+    @cached_property
+    def ids(self) -> list[str]:
+        """The columns that hold UUIDs."""
+        return [column.name for column in self.columns if column.sql == "uuid"]
+
     @property
     def primary_key(self) -> tuple[str, ...]:
         """Tenant and key columns."""
@@ -76,11 +81,6 @@ class ReadModel:
         if any(column.personal or column.document for column in self.columns):
             return None
         return fields([column.name for column in self.columns])
-
-    @cached_property
-    def ids(self) -> list[str]:
-        """The columns that hold UUIDs."""
-        return [column.name for column in self.columns if column.sql == "uuid"]
 
     @property
     def _key_types(self) -> list[str]:
