@@ -62,6 +62,7 @@ async def _serve(settings: Settings, listening: socket.socket) -> None:
     import uvicorn
 
     from infra.http.app import create_app
+    from infra.runtime import collector
     from infra.runtime.catalog import discover
 
     class Server(uvicorn.Server):
@@ -90,4 +91,5 @@ async def _serve(settings: Settings, listening: socket.socket) -> None:
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, stop)
+    collector.freeze()
     await server.serve(sockets=[listening])

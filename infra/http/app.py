@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import structlog
 from fastapi import FastAPI
-from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -19,9 +19,10 @@ from infra.http import commands, documents, events, health, reads, webhooks
 from infra.http.access import Access
 from infra.http.catch_up import catch_up
 from infra.http.metrics import Metrics
-from infra.http.problems import Problem, refused_parameters
+from infra.http.problems import Problem
 from infra.http.services import open_services
 from infra.postgres.database import TRANSIENT
+from infra.runtime.asking.questions import Question
 from infra.runtime.catalog import Catalog, Contract
 from infra.settings import Settings
 
@@ -66,7 +67,6 @@ def create_app(settings: Settings, catalog: Catalog) -> FastAPI:
     _add_routes(app, catalog)
     documents.install(app, catalog)
     app.add_exception_handler(Problem, _problem)
-    app.add_exception_handler(RequestValidationError, _parameters)
     app.add_exception_handler(HTTPException, _plain)
     for kind in TRANSIENT:
         if issubclass(kind, Exception):
@@ -88,6 +88,10 @@ async def _welcome(_request: Request) -> dict[str, str]:
 
 
 def _add_routes(app: FastAPI, catalog: Catalog) -> None:
+    # First: routes are tried in turn, and a query is over before most of them have been.
+    for wiring in catalog.projections.values():
+        for question in reads.questions_of(wiring).values():
+            _add_query(app, question)
     app.add_api_route("/", _welcome, methods=["GET"], include_in_schema=False)
     open_routes: dict[str, Callable[[Request], Awaitable[Response]]] = {
         "/healthz": health.healthz,
@@ -121,16 +125,6 @@ def _add_routes(app: FastAPI, catalog: Catalog) -> None:
         },
     )
     app.add_api_route("/webhooks/stripe", webhooks.post_stripe, methods=["POST"], tags=["in"])
-    for wiring in catalog.projections.values():
-        for question in reads.questions_of(wiring).values():
-            app.add_api_route(
-                f"/read/{wiring.projection.name}/{question.name}",
-                reads.endpoint(question),
-                methods=["GET"],
-                tags=["read"],
-                response_model=reads.page_of(question),
-                responses=_BEHIND_A_TOKEN,
-            )
     app.add_api_route("/read/{model}/{query}", reads.unknown_query, methods=["GET"], include_in_schema=False)
 
 
@@ -150,6 +144,21 @@ def _add_command(app: FastAPI, contract: Contract, reference: dict[str, Any]) ->
     )
 
 
+def _add_query(app: FastAPI, question: Question) -> None:
+    parameters = reads.parameters_of(question)
+    endpoint = reads.endpoint(question, parameters)
+    app.add_api_route(
+        f"/read/{question.model.projection.name}/{question.name}",
+        endpoint,
+        methods=["GET"],
+        tags=["read"],
+        response_model=reads.page_of(question),
+        responses=_BEHIND_A_TOKEN,
+    )
+    (route,) = (it for it in app.routes if isinstance(it, APIRoute) and it.endpoint is endpoint)
+    route.app = reads.answering(endpoint, parameters)
+
+
 def _path_parameter(name: str, meaning: str) -> dict[str, Any]:
     return {
         "name": name,
@@ -163,11 +172,6 @@ def _path_parameter(name: str, meaning: str) -> dict[str, Any]:
 async def _problem(_request: Request, raised: Exception) -> Response:
     assert isinstance(raised, Problem)
     return raised.response()
-
-
-async def _parameters(_request: Request, raised: Exception) -> Response:
-    assert isinstance(raised, RequestValidationError)
-    return refused_parameters(raised.errors()).response()
 
 
 async def _plain(_request: Request, raised: Exception) -> Response:

@@ -69,6 +69,7 @@ class Authenticator:
         self._max_life = max_life(settings)
         self._keys = load_keys(directory)
         self._read_at = time.monotonic()
+        self._revocations_file = directory / REVOKED
         self._revoked: tuple[float, frozenset[str]] = (0.0, frozenset())
         self._checked: dict[str, tuple[Key, dict[str, Any]]] = {}
         """Claims of tokens whose signature was checked, by their text, with the key that signed them."""
@@ -156,13 +157,12 @@ class Authenticator:
             raise _unauthorized(f"exp: a token lives at most {self._max_life} s from iat")
 
     def _revocations(self) -> frozenset[str]:
-        path = self._directory / REVOKED
         try:
-            changed = path.stat().st_mtime
+            changed = self._revocations_file.stat().st_mtime
         except OSError:
             return frozenset()
         if changed != self._revoked[0]:
-            self._revoked = (changed, frozenset(path.read_text("utf-8").split()))
+            self._revoked = (changed, frozenset(self._revocations_file.read_text("utf-8").split()))
         return self._revoked[1]
 
 

@@ -81,7 +81,7 @@ def refused_parameters(errors: Sequence[Mapping[str, Any]]) -> Problem:
     """Refuse a request for parameters that do not fit; `errors` as pydantic lists them, their values are not repeated."""
     listed = []
     for error in errors[:20]:
-        field = ".".join(str(step) for step in error["loc"][1:])
+        field = ".".join(str(step) for step in error["loc"])
         detail = "unknown; leave it out" if error["type"] == "extra_forbidden" else str(error["msg"])
         listed.append({"code": "invalid_parameter", "field": field, "detail": f"{field}: {detail}"})
     return Problem(422, "invalid_parameter", "; ".join(str(it["detail"]) for it in listed), errors=listed)

@@ -13,10 +13,11 @@ from difflib import get_close_matches
 from typing import Annotated, Any, Final, Literal
 
 import fastapi
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from events import PersonalMark, marked
 from infra.errors import Unacceptable, WiringError
@@ -119,19 +120,11 @@ def _shown(row: type[Row]) -> Any:
     return create_model(row.__name__, __base__=row, __doc__=row.__doc__, **fields) if fields else row
 
 
-def endpoint(question: Question) -> Endpoint:
-    """Make the route of one query."""
-    parameters = parameters_of(question)
+def endpoint(question: Question, parameters: type[BaseModel]) -> Endpoint:
+    """Make the route of one query, with the model of its parameters."""
 
     async def get_answer(request: Request, asked: Any) -> Response:
-        services = services_of(request)
-        caller = caller_of(request, Role.ANALYST)
-        names = [name for name, _ in request.query_params.multi_items()]
-        twice = {name for name in names if names.count(name) > 1}
-        if twice:
-            error = {"loc": ("query", min(twice)), "type": "twice", "msg": "stands twice; send it once"}
-            raise refused_parameters([error])
-        return await _answer(services, caller, question, asked)
+        return await _answer(services_of(request), caller_of(request, Role.ANALYST), question, asked)
 
     get_answer.__name__ = f"read_{question.model.projection.name}_{question.name}"
     get_answer.__doc__ = question.query.__doc__
@@ -141,6 +134,27 @@ def endpoint(question: Question) -> Endpoint:
         "return": Response,
     }
     return get_answer
+
+
+def answering(answer: Endpoint, parameters: type[BaseModel]) -> ASGIApp:
+    """Read the parameters and let an `endpoint` answer: FastAPI, which documents it, takes longer for that than the database."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope)
+        given = request.query_params.multi_items()
+        names = [name for name, _ in given]
+        twice = {name for name in names if names.count(name) > 1}
+        if twice:
+            error = {"loc": (min(twice),), "type": "twice", "msg": "stands twice; send it once"}
+            raise refused_parameters([error])
+        try:
+            asked = parameters.model_validate(dict(given))
+        except ValidationError as wrong:
+            raise refused_parameters(wrong.errors()) from None
+        response = await answer(request, asked)
+        await response(scope, receive, send)
+
+    return app
 
 
 async def _answer(services: Services, caller: Caller, question: Question, asked: Paging) -> Response:
@@ -164,6 +178,9 @@ async def _answer(services: Services, caller: Caller, question: Question, asked:
         raise refused(wrong) from None
     except Behind as behind:
         raise Problem(503, "behind_its_code", str(behind), headers={"Retry-After": "30"}) from None
+    for item in page.items:
+        # Five times as fast as having the driver's kind of UUID written.
+        item |= {name: str(item[name]) for name in question.read_model.ids if item[name] is not None}
     document = {"items": page.items, "next": page.next, "as_of": await _as_of(services, question.model)}
     return Response(to_json(document), 200, {"Cache-Control": "no-store"}, "application/json")
 

@@ -51,8 +51,6 @@ DATA: tuple[type[BaseException], ...] = (
 RANDOM_PAGE_COST = "1.1"
 """What a batch asks for lies all over its table, on a disk without heads: the default makes the planner read the whole table
 instead as soon as it is large, which cost deciders half as much again at 16 times the aggregates."""
-READERS = "read"
-"""The schema whose sessions say by a setting which tenant they are of: they are reset by the driver after each use."""
 
 
 class Database:
@@ -62,12 +60,44 @@ class Database:
         """Use `open_database`."""
         self._pool = pool
         self.schema = schema
+        self._ending: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
     async def transaction(self) -> AsyncGenerator[Connection]:
         """Give a connection in a READ COMMITTED transaction that commits when the block ends well."""
         async with self._pool.acquire() as connection, connection.transaction():
             yield connection
+
+    @asynccontextmanager
+    async def reading(self, tenant: str, longest: str) -> AsyncGenerator[Connection]:
+        """Give a connection in a read-only transaction that sees the rows of one tenant, for `longest` a statement.
+
+        One message begins it and says whose it is; one ends it and resets the session, so that nothing of the tenant stays.
+        Whoever has the rows does not wait for that.
+        """
+        # Several statements in one message take no arguments; hexadecimal digits cannot end a literal.
+        hexadecimal = tenant.encode().hex()
+        connection = await self._pool.acquire()
+        try:
+            await connection.execute(
+                f"""BEGIN READ ONLY;
+                    SELECT set_config('app.tenant', convert_from(decode('{hexadecimal}', 'hex'), 'UTF8'), true),
+                           set_config('statement_timeout', '{longest}', true)"""
+            )
+            yield connection
+        finally:
+            ending = asyncio.create_task(self._end(connection))
+            self._ending.add(ending)
+            ending.add_done_callback(self._ending.discard)
+
+    async def _end(self, connection: Connection) -> None:
+        try:
+            await connection.execute(f"COMMIT;\n{connection.get_reset_query()}")
+        except TRANSIENT:
+            # Nobody else gets a session that is not like new.
+            connection.terminate()
+        finally:
+            await self._pool.release(connection)
 
     @asynccontextmanager
     async def connection(self) -> AsyncGenerator[Connection]:
@@ -92,7 +122,7 @@ class Database:
 
 
 async def _keep(_connection: object) -> None:
-    """Spare a round trip after each use: no other session sets or keeps anything, and a transaction left open is ended anyway."""
+    """Spare a round trip after each use: readers are reset at their end, others set and keep nothing, what is left open is ended."""
 
 
 async def open_database(settings: Settings, schema: str, *, size: int = 4, at_once: int = 1) -> Database:
@@ -106,7 +136,7 @@ async def open_database(settings: Settings, schema: str, *, size: int = 4, at_on
         max_size=size,
         command_timeout=60,
         max_inactive_connection_lifetime=300,
-        reset=None if schema == READERS else _keep,
+        reset=_keep,
         server_settings={
             "search_path": schema,
             "application_name": f"triplane:{schema}",

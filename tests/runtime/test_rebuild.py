@@ -297,6 +297,28 @@ async def test_a_new_column_waits_for_the_rebuild_while_readers_go_on(site: Site
     assert [*(await site.rows("colours"))[0]] == ["tenant", "colour", "total", "fills", "last"]
 
 
+async def test_a_server_that_has_asked_before_sees_every_switch_at_once(site: Site, tmp_path: Path) -> None:
+    new, other = changed(tmp_path, TWICE), changed(tmp_path, *RETYPED)
+    async with site.engine() as engine, site.asking(engine) as ask:
+        assert [await ask(), await ask()] == [[], []]
+        await given(site, 70)
+        assert sum(it["fills"] for it in await ask()) == 70
+        await site.rebuild(catalog=new)
+        assert sum(it["fills"] for it in await ask()) == 140
+        await site.rebuild(catalog=other)
+        assert await fills(site) == 140, "the old view is there still"
+        for _ in range(2):
+            with pytest.raises(Behind, match="lack fills"):
+                await ask()
+        database = engine.databases["projections"]
+        await switching.retire(database, 0)
+        await database.execute("UPDATE generations SET switched_at = now() - interval '1 minute'")
+        await switching.retire(database, 0)
+        assert await site.fetch("SELECT FROM pg_views WHERE viewname = 'colours'") == []
+        with pytest.raises(Behind, match="lack fills"):
+            await ask()
+
+
 async def _red(site: Site, catalog: Catalog, text: str) -> bool:
     return text in str((await said(site, catalog))["because"])
 

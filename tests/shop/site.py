@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import sys
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -154,13 +154,17 @@ class Site:
             known = await generations(engine.databases["projections"], self.wiring(model))
         return {it.number: it for it in known}
 
-    async def ask(self, engine: Engine, catalog: Catalog | None = None) -> list[dict[str, Any]]:
-        """Ask for all colours as HTTP does."""
+    @asynccontextmanager
+    async def asking(
+        self, engine: Engine, catalog: Catalog | None = None
+    ) -> AsyncGenerator[Callable[[], Awaitable[list[dict[str, Any]]]]]:
+        """Give a way to ask for all colours as HTTP does, as often as wanted: by one server, as long as the block runs."""
         wiring = self.wiring(catalog=catalog)
         query, row = wiring.queries["colours"]
         reader = await open_database(self.settings, "read", size=1)
-        try:
-            questions = Questions(reader, engine.codec, self.settings.master_key)
+        questions = Questions(reader, engine.codec, self.settings.master_key)
+
+        async def ask() -> list[dict[str, Any]]:
             page = await questions.ask(
                 Question(wiring, "colours", query, row),
                 query.model_construct(colour=None),
@@ -169,9 +173,17 @@ class Site:
                 cursor=None,
                 personal=False,
             )
+            return page.items
+
+        try:
+            yield ask
         finally:
             await reader.close()
-        return page.items
+
+    async def ask(self, engine: Engine, catalog: Catalog | None = None) -> list[dict[str, Any]]:
+        """Ask for all colours once."""
+        async with self.asking(engine, catalog) as ask:
+            return await ask()
 
     async def rows(self, view: str) -> list[dict[str, Any]]:
         """Give what this site's tenant has in a view, sorted."""

@@ -24,7 +24,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import asyncpg as driver
 
 from infra.errors import TriplaneError, Unacceptable
-from infra.postgres.database import Connection, Database
+from infra.postgres.database import BEHIND, Connection, Database
 from infra.postgres.database import Row as Stored
 from infra.runtime.catalog import ProjectionWiring
 from infra.runtime.folding.read_models import ReadModel, read_model
@@ -37,6 +37,8 @@ DEFAULT_LIMIT: Final = 100
 TIMEOUT: Final = "10s"
 _LIMIT, _GIVEN, _AFTER = "limit", "given ", "after "
 """How a statement's arguments are named: the parameters' own names may be anything."""
+_SERVES: Final = "FROM projections.generations WHERE projection = {} AND standing = 'active'"
+_GENERATION: Final = "_generation"
 SEALED: Final = {"sealed": True}
 """What stands for a personal value that the reader may not see."""
 
@@ -84,6 +86,14 @@ class Page:
     """The cursor of the next page; `None` on the last."""
 
 
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """Which generation of a read model serves, and the view that shows its rows."""
+
+    generation: int
+    view: str
+
+
 class Behind(TriplaneError):
     """The rows that serve were made by other code, and lack what is asked for; the text says which and the remedy."""
 
@@ -95,6 +105,7 @@ class Questions:
         """Read over `reader` (role of schema `read`); `codec` opens personal values."""
         self._reader = reader
         self._codec = codec
+        self._serving: dict[str, Serving] = {}
         self._lacking: dict[tuple[str, int], list[str]] = {}
         self._secret = hmac.digest(master_key, b"triplane:cursors", hashlib.sha256)
 
@@ -115,39 +126,47 @@ class Questions:
         """
         given = _given(question, parameters)
         after = None if cursor is None else self._after(question, given, tenant, cursor)
-        async with self._reader.transaction() as tx:
-            # Another statement of this transaction could not widen what it sees.
-            serving = await tx.fetchrow(
-                """SELECT set_config('app.tenant', $1, true), set_config('transaction_read_only', 'on', true),
-                          set_config('statement_timeout', $2, true), g.generation, g.views ->> $4 AS view
-                   FROM (SELECT) AS always LEFT JOIN projections.generations g ON g.projection = $3 AND g.standing = 'active'""",
-                tenant,
-                TIMEOUT,
-                question.model.projection.name,
-                question.read_model.view,
-            )
-            view = await self._view(tx, question, serving)
-            statement, arguments = statement_of(question, view, given, after, limit)
-            rows = await tx.fetch(statement, *arguments)
+        try:
+            rows = await self._rows(question, tenant, given, after, limit)
+        except BEHIND:
+            # The view that served when it was last asked is gone.
+            self._serving.pop(question.read_model.view, None)
+            rows = await self._rows(question, tenant, given, after, limit)
         items = await self._items(question, tenant, rows[:limit], personal=personal)
         more = len(rows) > limit
         return Page(items, self._cursor(question, given, tenant, rows[limit - 1]) if more else None)
 
-    async def _view(self, tx: Connection, question: Question, serving: Stored | None) -> str:
-        """Name the view that shows the rows asked for; the one of an old version may be there still, and stands still."""
+    async def _rows(
+        self, question: Question, tenant: str, given: dict[str, Any], after: list[Any] | None, limit: int
+    ) -> list[Stored]:
+        """Ask the view that served last: with the rows comes which generation serves, so that it is hardly ever asked for alone."""
+        known = self._serving.get(question.read_model.view)
+        async with self._reader.reading(tenant, TIMEOUT) as tx:
+            rows = [] if known is None else await _select(tx, question, known, given, after, limit)
+            if known is None or not rows or rows[0][_GENERATION] != known.generation:
+                serving = self._serving[question.read_model.view] = await self._look(tx, question)
+                if rows or serving != known:
+                    rows = await _select(tx, question, serving, given, after, limit)
+            return rows
+
+    async def _look(self, tx: Connection, question: Question) -> Serving:
+        """Look which view shows the rows asked for; the one of an old version may be there still, and stands still."""
         model, name = question.read_model, question.model.projection.name
+        found = await tx.fetchrow(
+            f"SELECT generation, views ->> $2 AS view {_SERVES.format('$1')}", name, model.view
+        )
         remedy = f"{name}: the rows that serve are behind the code; run: triplane rebuild {name}"
-        if serving is None or serving["view"] is None:
+        if found is None or found["view"] is None:
             raise Behind(f"{remedy} (there are none of {question.row.__name__} yet)")
-        at = model.view, serving["generation"]
+        serving = Serving(found["generation"], found["view"])
+        at = model.view, serving.generation
         if at not in self._lacking:
-            table = f"{model.view}_g{serving['generation']}"
+            table = f"{model.view}_g{serving.generation}"
             stored = (await stored_columns(tx, "projections", [table])).get(table, {})
             self._lacking[at] = [it for it, sql in columns_of(model).items() if stored.get(it) != sql]
         if self._lacking[at]:
             raise Behind(f"{remedy} (they lack {', '.join(self._lacking[at])})")
-        view: str = serving["view"]
-        return view
+        return serving
 
     async def _items(
         self, question: Question, tenant: str, rows: Sequence[Stored], *, personal: bool
@@ -192,6 +211,22 @@ class Questions:
     def _signature(self, question: Question, given: dict[str, Any], tenant: str, values: bytes) -> bytes:
         asked = to_json([question.model.name, question.name, tenant, given])
         return hmac.digest(self._secret, asked + b"\0" + values, hashlib.sha256)[:16]
+
+
+async def _select(
+    tx: Connection,
+    question: Question,
+    serving: Serving,
+    given: dict[str, Any],
+    after: list[Any] | None,
+    limit: int,
+) -> list[Stored]:
+    """Run the SELECT on one view; each row brings which generation serves in the very snapshot that it was read in."""
+    statement, arguments = statement_of(question, serving.view, given, after, limit)
+    serves = f"(SELECT generation {_SERVES.format(f'${len(arguments) + 1}')}) AS {_GENERATION}"
+    return await tx.fetch(
+        f"SELECT {serves}, {statement.removeprefix('SELECT ')}", *arguments, question.model.projection.name
+    )
 
 
 def statement_of(

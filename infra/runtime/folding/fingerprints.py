@@ -17,16 +17,21 @@ from infra.runtime.catalog import ProjectionWiring
 from infra.runtime.folding.read_models import read_model
 from infra.runtime.messages.codec import shape_of
 from infra.runtime.messages.ids import payload_hash
+from projections import Row
 
 
 def shape(wiring: ProjectionWiring) -> int:
     """Give a signed 64-bit digest of all row classes of a projection: fields, columns, keys, what is personal."""
-    parts: list[str] = []
-    for row, view in wiring.rows.items():
-        model = read_model(row, view, 0)
-        columns = ",".join(f"{it.name} {it.sql} {it.personal}" for it in model.columns)
-        parts.append(f"{view}={shape_of(row)};{columns};{','.join(model.key)}")
+    parts = [_rows_shape(row, view) for row, view in wiring.rows.items()]
     return payload_hash("\n".join(sorted(parts)).encode())
+
+
+@cache
+def _rows_shape(row: type[Row], view: str) -> str:
+    """Describe one row class; once, as whoever measures freshness compares it every second."""
+    model = read_model(row, view, 0)
+    columns = ",".join(f"{it.name} {it.sql} {it.personal}" for it in model.columns)
+    return f"{view}={shape_of(row)};{columns};{','.join(model.key)}"
 
 
 def code(wiring: ProjectionWiring) -> int:

@@ -61,6 +61,11 @@ class ReadModel:
         """The table's name in schema `projections`."""
         return f"{self.view}_g{self.generation}"
 
+    @cached_property
+    def ids(self) -> list[str]:
+        """The columns that hold UUIDs."""
+        return [column.name for column in self.columns if column.sql == "uuid"]
+
     @property
     def primary_key(self) -> tuple[str, ...]:
         """Tenant and key columns."""

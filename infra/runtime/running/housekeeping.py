@@ -22,6 +22,7 @@ log = structlog.get_logger(__name__)
 
 EVERY_S: Final = 60.0
 FORGET: Final = {
+    "heartbeats": "beat_at < now() - interval '10 minutes'",
     "inbox": f"received_on < CURRENT_DATE - {INBOX_DAYS}",
     "published": "published_at < now() - interval '1 day'",
     "effects": "standing = 'done' AND ended_at < now() - interval '35 days'",

@@ -193,7 +193,6 @@ class Workers:
                     [part.vitals.partitions for part in parts],
                     [to_json(part.vitals.shown()).decode() for part in parts],
                 )
-                await database.execute("DELETE FROM heartbeats WHERE beat_at < now() - interval '10 minutes'")
             await asyncio.sleep(BEAT_S)
 
     async def _silence(self, engine: Engine, running: dict[str, list[Runs]]) -> None:
