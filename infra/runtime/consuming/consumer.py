@@ -198,9 +198,9 @@ class Consumer:
 
     async def _fetch(self, wait_ms: int = FETCH_MS) -> Ahead:
         standing = self._standing
-        found = await self._reader.fetch(
-            wait_ms if self._waiting is None else min(wait_ms, SOON_MS), self._limit
-        )
+        # Whoever waits for something else than records must not wait for those.
+        soon = self._waiting is not None or not self.batcher.patient
+        found = await self._reader.fetch(min(wait_ms, SOON_MS) if soon else wait_ms, self._limit)
         records = [record for part in found.values() for record in part]
         return Ahead(standing, records, await self.batcher.open(records))
 
