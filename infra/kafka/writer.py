@@ -9,21 +9,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from functools import lru_cache
+from typing import Any, Final, NamedTuple
 
 import structlog
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError, MessageSizeTooLargeError, RecordTooLargeError
+from aiokafka.errors import KafkaError
+from aiokafka.partitioner import murmur2
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 log = structlog.get_logger(__name__)
 MAX_REQUEST: Final = 1_040_000
+LARGE: Final = MAX_REQUEST // 2
+"""A record of a smaller body is surely small enough: headers are, too."""
 CONNECT_S: Final = 10.0
 CLOSE_S: Final = 3.0
 
 
-@dataclass(frozen=True, slots=True)
-class Sendable:
+class Sendable(NamedTuple):
     """One record to be written."""
 
     topic: str
@@ -32,8 +35,7 @@ class Sendable:
     headers: list[tuple[str, bytes]]
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
+class Written(NamedTuple):
     """Where a record stands now."""
 
     partition: int
@@ -53,47 +55,47 @@ class Writer:
     async def send(self, records: Sequence[Sendable], within_s: float) -> list[Written | None]:
         """Write records in order; `None` where it is not known to be written, or refused, within `within_s` seconds.
 
-        `connect` comes first.
+        `connect` comes first. What goes to one partition goes in batches, as each message by itself would cost the client
+        several times as much; of a key with a record that is too large, nothing goes from there on.
         """
         producer = self._producer
         if producer is None:
             return [None] * len(records)
-        futures: list[asyncio.Future[Any] | None] = []
-        refused: set[tuple[str, bytes]] = set()
+        written: list[Written | None] = [None] * len(records)
         broken = False
         try:
             async with asyncio.timeout(within_s):
-                for record in records:
-                    futures.append(await self._sent(producer, record, refused))  # noqa: PERF401 - kept on failure
-                if sent := [future for future in futures if future is not None]:
-                    await asyncio.wait(sent)
+                places = await self._placed(producer, records)
+                await asyncio.gather(
+                    *(
+                        _sent(producer, topic, partition, [(it, records[it]) for it in numbers], written)
+                        for (topic, partition), numbers in places.items()
+                    )
+                )
         except (KafkaError, OSError, TimeoutError) as failed:
             broken = True
             log.warning("send failed", writer=self._name, error=repr(failed))
-        written = [None if future is None else _outcome(future) for future in futures]
-        written += [None] * (len(records) - len(written))
         if broken or None in written:
             await self.discard()
         return written
 
-    async def _sent(
-        self, producer: Any, record: Sendable, refused: set[tuple[str, bytes]]
-    ) -> asyncio.Future[Any] | None:
-        """Hand a record to the client; one that it refuses outright holds up its key, and nobody else."""
-        key = (record.topic, record.key)
-        if key in refused:
-            return None
-        try:
-            future: asyncio.Future[Any] = await producer.send(
-                record.topic, record.value, record.key, headers=record.headers
-            )
-        except MessageSizeTooLargeError as too_large:
-            log.error(  # noqa: TRY400 - the client's trace says nothing more
-                "record refused; its key waits", writer=self._name, topic=record.topic, error=repr(too_large)
-            )
-            refused.add(key)
-            return None
-        return future
+    async def _placed(self, producer: Any, records: Sequence[Sendable]) -> dict[tuple[str, int], list[int]]:
+        """Say which of the records go to which partition; a key with one that is too large holds up nobody else."""
+        partitions: dict[str, int] = {}
+        refused: set[tuple[str, bytes]] = set()
+        places: dict[tuple[str, int], list[int]] = {}
+        for number, record in enumerate(records):
+            topic, key = record.topic, record.key
+            if topic not in partitions:
+                partitions[topic] = len(await producer.partitions_for(topic))
+            if len(record.value) > LARGE and _size(record) > MAX_REQUEST:
+                log.error(
+                    "record refused; its key waits", writer=self._name, topic=topic, bytes=len(record.value)
+                )
+                refused.add((topic, key))
+            if (topic, key) not in refused:
+                places.setdefault((topic, _hash(key) % partitions[topic]), []).append(number)
+        return places
 
     async def connect(self) -> bool:
         """Have a producer that knows the cluster; give whether there is one."""
@@ -141,15 +143,43 @@ async def _stopped(producer: Any) -> None:
         await asyncio.wait_for(producer.stop(), 30)
 
 
-def _outcome(future: asyncio.Future[Any]) -> Written | None:
-    if not future.done() or future.cancelled():
-        return None
-    error = future.exception()
-    if error is not None:
-        level = (
-            log.error if isinstance(error, MessageSizeTooLargeError | RecordTooLargeError) else log.warning
-        )
-        level("record not written", error=repr(error))
-        return None
-    metadata = future.result()
-    return Written(metadata.partition, metadata.offset)
+async def _sent(
+    producer: Any,
+    topic: str,
+    partition: int,
+    records: list[tuple[int, Sendable]],
+    written: list[Written | None],
+) -> None:
+    """Write what goes to one partition, in as few batches as it fits into; note where each record stands."""
+    sending: list[tuple[asyncio.Future[Any], list[int]]] = []
+    batch, numbers = producer.create_batch(), list[int]()
+    for number, record in records:
+        given = {"key": record.key, "value": record.value, "headers": record.headers, "timestamp": None}
+        if batch.append(**given) is None:
+            sending.append((await producer.send_batch(batch, topic, partition=partition), numbers))
+            batch, numbers = producer.create_batch(), []
+            batch.append(**given)
+        numbers.append(number)
+    batch.close()
+    sending.append((await producer.send_batch(batch, topic, partition=partition), numbers))
+    await asyncio.wait([future for future, _ in sending])
+    for future, sent in sending:
+        error = future.exception()
+        if error is not None:
+            log.warning("records not written", topic=topic, partition=partition, error=repr(error))
+            continue
+        base = future.result().offset
+        for place, number in enumerate(sent):
+            written[number] = Written(partition, base + place)
+
+
+def _size(record: Sendable) -> int:
+    size: int = DefaultRecordBatchBuilder.estimate_size_in_bytes(record.key, record.value, record.headers)
+    return size
+
+
+@lru_cache(maxsize=50_000)
+def _hash(key: bytes) -> int:
+    """Give the number by which a key finds its partition, the same as in Java's client."""
+    number: int = murmur2(key)
+    return number & 0x7FFFFFFF
