@@ -127,6 +127,7 @@ class Batcher:
         self._folding = folding
         self._overlaid = overlaid
         self.delivery = delivery or Delivery(wiring.name)
+        self._outside = any(topic.endswith(".inbound") for topic in wiring.topics)
 
     def under(self, delivery: Delivery, overlaid: frozenset[Spot] | None = None) -> Batcher:
         """Give the batcher of the same consumer for messages that come to it in another way."""
@@ -183,6 +184,8 @@ class Batcher:
         if self._overlaid:
             records = [it for it in records if (it.topic, it.partition, it.offset) not in self._overlaid]
         opened = await self.codec.open_all(self.delivery.scope, self.generation, self.wiring.listens, records)
+        if not self._outside:
+            return opened
         refused: dict[str, Unacceptable | None] = {}
         for place, it in enumerate(opened):
             if not isinstance(it, Incoming) or not it.record.inbound:
@@ -215,7 +218,7 @@ class Batcher:
         async with self.database.transaction() as tx:
             held = await self._advance(tx, positions, ends)
             lost = ends.keys() - held
-            mine = [it for it in opened if it.record.place in held]
+            mine = opened if not lost else [it for it in opened if it.record.place in held]
             done = await self.apply(tx, mine)
         for place in held:
             positions[place].next = ends[place]

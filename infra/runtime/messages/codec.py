@@ -146,7 +146,8 @@ class Codec:
         self, consumer: str, generation: int, listens: frozenset[str], records: Iterable[Record]
     ) -> list[Incoming | Rejected]:
         """Read the records that `listens` concerns; what cannot be read is `Rejected`, with the field named."""
-        opened: list[tuple[Record, Envelope, bytes, Form] | Rejected] = []
+        opened: list[Incoming | Rejected] = []
+        sealed: list[tuple[int, Record, Envelope, bytes, Form]] = []
         subjects: set[Subject] = set()
         strangers = self._strange_to(listens)
         for number, record in enumerate(records, 1):
@@ -161,20 +162,22 @@ class Codec:
                 form = self._form(record.topic, envelope)
                 if form.contract.name not in listens:
                     continue
-                if form.seal is not None and not form.inbound:
-                    subjects.add(form.seal.subject_in(envelope.tenant, _object(body)))
+                if form.seal is None or form.inbound:
+                    opened.append(self._open(consumer, generation, record, envelope, body, form))
+                    continue
+                subjects.add(form.seal.subject_in(envelope.tenant, _object(body)))
             except Unacceptable as wrong:
                 opened.append(Rejected(record, wrong.reason, wrong.detail, envelope))
                 continue
-            opened.append((record, envelope, body, form))
-        if subjects:
-            await self.vault.warm(subjects, create=False)
-        found: list[Incoming | Rejected] = []
-        for number, it in enumerate(opened, 1):
+            # Its turn comes when the keys of all are at hand.
+            sealed.append((len(opened), record, envelope, body, form))
+            opened.append(Rejected(record, "sealed", "its keys are not at hand yet"))
+        await self.vault.warm(subjects, create=False)
+        for number, (place, record, own, body, form) in enumerate(sealed, 1):
             if number % READS_AT_ONCE == 0:
                 await asyncio.sleep(0)
-            found.append(it if isinstance(it, Rejected) else self._open(consumer, generation, *it))
-        return found
+            opened[place] = self._open(consumer, generation, record, own, body, form)
+        return opened
 
     def _strange_to(self, listens: frozenset[str]) -> frozenset[bytes]:
         """Name the known types that a consumer does not listen to, as they stand in headers."""
