@@ -77,7 +77,9 @@ class Called64(Product):
     async def empty(self, connection: asyncpg.Connection[Any]) -> None:
         """Forget every call."""
         tables = ("effects", "events", "aggregates", "claims", "outbox", "published")
-        await connection.execute(f"TRUNCATE {', '.join(f'{CONTEXT}.{table}' for table in tables)}")
+        await connection.execute(
+            f"TRUNCATE {', '.join(f'{CONTEXT}.{table}' for table in tables)} RESTART IDENTITY"
+        )
 
     async def run(self) -> Run:
         """Work until the last outcome is committed."""
@@ -85,10 +87,18 @@ class Called64(Product):
             return await super().run()
 
     async def _standing(self, connection: asyncpg.Connection[Any]) -> tuple[int, int]:
-        """Count what is done, not what is read."""
-        epochs, _ = await super()._standing(connection)
-        done = await connection.fetchval(f"SELECT count(*) FROM {CONTEXT}.effects WHERE standing = 'done'")
-        return epochs, done
+        """Say how far everything is done, not how far it is read.
+
+        Only the first effect that is open is looked for: counting them all fifty times a second took a third of the
+        database's time.
+        """
+        epochs, read = await super()._standing(connection)
+        first = await connection.fetchval(
+            f"""SELECT position FROM {CONTEXT}.effects WHERE consumer = $1 AND standing <> 'done'
+                ORDER BY position LIMIT 1""",
+            self.wiring.name,
+        )
+        return epochs, read if first is None else min(first, read) - 1
 
     async def check(self) -> None:
         """The outside was called in order, and every outcome is a fact and in its aggregate."""
