@@ -237,6 +237,52 @@ async def test_stopping_lets_what_is_in_hand_end(bench: Bench) -> None:
     assert len(outside.taken[basket]) == 1
 
 
+@pytest.fixture
+def _one_lane(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Call one after the other, with another effect leased meanwhile; and hear soon that it is time to stop."""
+    monkeypatch.setattr(effecting, "POLL_S", 0.05)
+    monkeypatch.setattr(effecting, "LANES", 1)
+    monkeypatch.setattr(effecting, "AHEAD_S", 1.0)
+
+
+@pytest.mark.usefixtures("_one_lane")
+async def test_what_is_leased_ahead_is_given_back_when_lanes_stop(bench: Bench) -> None:
+    baskets, outside = [uuid4() for _ in range(3)], Outside()
+    outside.takes_s = 0.3
+    await bench.deliver(SHIP, *[await bench.of(Ship(basket_id=it)) for it in baskets])
+
+    async def one_in_call_one_ahead() -> bool:
+        return outside.at_once.total() == 1 and await standings(bench) == ["started", "started", "due"]
+
+    async with acting(bench, outside) as lanes:
+        await until(one_in_call_one_ahead)
+        assert not lanes.done()
+    rows = sorted(await bench.rows("effects"), key=lambda row: row["position"])
+    assert [(row["standing"], row["attempts"]) for row in rows] == [("done", 1), ("due", 0), ("due", 0)]
+    outside.takes_s = 0.0
+    async with acting(bench, outside):
+        await until(lambda: all_done(bench))
+    assert [len(outside.taken[it]) for it in baskets] == [1, 1, 1]
+    assert outside.looked_up == 0, "nobody had begun what was given back"
+
+
+@pytest.mark.usefixtures("_one_lane")
+async def test_what_waits_too_long_for_a_lane_is_not_called_under_its_old_lease(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(effecting, "WAITS_S", 0.1)
+    baskets, outside = [uuid4() for _ in range(2)], Outside()
+    outside.takes_s = 0.4
+    await bench.deliver(SHIP, *[await bench.of(Ship(basket_id=it)) for it in baskets])
+    async with acting(bench, outside):
+        await until(lambda: all_done(bench))
+    rows = sorted(await bench.rows("effects"), key=lambda row: row["position"])
+    assert [row["epoch"] > 1 for row in rows] == [False, True], "the second is leased anew"
+    assert [row["attempts"] for row in rows] == [1, 1]
+    assert [len(outside.taken[it]) for it in baskets] == [1, 1]
+    assert outside.looked_up == 0
+
+
 async def test_a_process_that_was_held_up_past_its_lease_does_not_fold_a_second_outcome(bench: Bench) -> None:
     basket, outside = uuid4(), Outside()
     outside.takes_s = 1.0
