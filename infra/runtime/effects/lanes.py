@@ -60,6 +60,22 @@ MAX_LOOKUPS: Final = 8
 BREAK_AFTER: Final = 5
 BREAK_S: Final = 5.0
 
+# In order, each is looked at for an open one of its key before it: what is done costs nothing, and what is far behind is
+# not looked at. That it has not ended is said twice, as each index says it.
+TAKE: Final = """WITH ready AS (
+      SELECT e.id, e.standing AS was FROM effects e
+      WHERE e.consumer = $1 AND coalesce(e.ended_at, 'infinity') = 'infinity' AND e.standing IN ('due', 'started')
+        AND e.expires_at < now() AND e.not_before <= now()
+        AND e.position = (SELECT head.position FROM effects head
+                          WHERE (head.consumer, head.tenant, head.key) = (e.consumer, e.tenant, e.key)
+                            AND head.ended_at IS NULL ORDER BY head.position LIMIT 1)
+      ORDER BY e.position LIMIT $2 FOR UPDATE OF e SKIP LOCKED)
+    UPDATE effects e SET standing = 'started', owner = $3, epoch = e.epoch + 1, attempts = e.attempts + 1,
+           expires_at = now() + make_interval(secs => $4)
+    FROM ready WHERE e.id = ready.id AND e.standing = ready.was AND e.expires_at < now()
+    RETURNING e.id, e.epoch, e.attempts, ready.was, e.key, e.type, e.headers, e.value, e.appended_at"""
+"""Leases up to $2 effects of the consumer $1 to the process $3 for $4 seconds."""
+
 
 @dataclass(slots=True)
 class Leased:
@@ -225,21 +241,7 @@ class Lanes:
         """Take the first open effect of each free key, and commit that they are started."""
         since = time.monotonic()
         rows = await self._database.fetch(
-            # In order, each is looked at for an open one of its key before it: what is done costs nothing, and what is
-            # far behind is not looked at. IS NOT DISTINCT keeps the index of that order from being read through for each key.
-            """WITH ready AS (
-                 SELECT e.id, e.standing AS was FROM effects e
-                 WHERE e.consumer = $1 AND e.ended_at IS NULL AND e.standing IN ('due', 'started')
-                   AND e.expires_at < now() AND e.not_before <= now()
-                   AND e.position = (SELECT head.position FROM effects head
-                                     WHERE (head.tenant, head.key) = (e.tenant, e.key)
-                                       AND head.consumer IS NOT DISTINCT FROM e.consumer
-                                       AND head.ended_at IS NULL ORDER BY head.position LIMIT 1)
-                 ORDER BY e.position LIMIT $2 FOR UPDATE OF e SKIP LOCKED)
-               UPDATE effects e SET standing = 'started', owner = $3, epoch = e.epoch + 1, attempts = e.attempts + 1,
-                      expires_at = now() + make_interval(secs => $4)
-               FROM ready WHERE e.id = ready.id AND e.standing = ready.was AND e.expires_at < now()
-               RETURNING e.id, e.epoch, e.attempts, ready.was, e.key, e.type, e.headers, e.value, e.appended_at""",
+            TAKE,
             self._wiring.name,
             room,
             self._me,

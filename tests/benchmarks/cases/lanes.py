@@ -99,8 +99,8 @@ class Called64(Product):
         """
         epochs, read = await super()._standing(connection)
         first = await connection.fetchval(
-            f"""SELECT position FROM {CONTEXT}.effects WHERE consumer = $1 AND ended_at IS NULL
-                ORDER BY position LIMIT 1""",
+            f"""SELECT position FROM {CONTEXT}.effects
+                WHERE consumer = $1 AND coalesce(ended_at, 'infinity') = 'infinity' ORDER BY position LIMIT 1""",
             self.wiring.name,
         )
         return epochs, read if first is None else min(first, read) - 1
