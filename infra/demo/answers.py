@@ -61,7 +61,7 @@ async def pending(connection: asyncpg.Connection[asyncpg.Record], admin: Admin, 
             unpublished += await connection.fetchval(f"SELECT count(*) FROM {schema}.outbox")
         if "service" in labels:
             effects += await connection.fetchval(
-                f"SELECT count(*) FROM {schema}.effects WHERE standing IN ('due', 'started')"
+                f"SELECT count(*) FROM {schema}.effects WHERE ended_at IS NULL AND standing IN ('due', 'started')"
             )
     flows = await connection.fetchval("SELECT count(*) FROM sagas.deadlines")
     return Pending(unread, unpublished, effects, flows)

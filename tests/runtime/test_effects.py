@@ -237,6 +237,52 @@ async def test_stopping_lets_what_is_in_hand_end(bench: Bench) -> None:
     assert len(outside.taken[basket]) == 1
 
 
+@pytest.fixture
+def _one_lane(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Call one after the other, with another effect leased meanwhile; and hear soon that it is time to stop."""
+    monkeypatch.setattr(effecting, "POLL_S", 0.05)
+    monkeypatch.setattr(effecting, "LANES", 1)
+    monkeypatch.setattr(effecting, "AHEAD_S", 1.0)
+
+
+@pytest.mark.usefixtures("_one_lane")
+async def test_what_is_leased_ahead_is_given_back_when_lanes_stop(bench: Bench) -> None:
+    baskets, outside = [uuid4() for _ in range(3)], Outside()
+    outside.takes_s = 0.3
+    await bench.deliver(SHIP, *[await bench.of(Ship(basket_id=it)) for it in baskets])
+
+    async def one_in_call_one_ahead() -> bool:
+        return outside.at_once.total() == 1 and await standings(bench) == ["started", "started", "due"]
+
+    async with acting(bench, outside) as lanes:
+        await until(one_in_call_one_ahead)
+        assert not lanes.done()
+    rows = sorted(await bench.rows("effects"), key=lambda row: row["position"])
+    assert [(row["standing"], row["attempts"]) for row in rows] == [("done", 1), ("due", 0), ("due", 0)]
+    outside.takes_s = 0.0
+    async with acting(bench, outside):
+        await until(lambda: all_done(bench))
+    assert [len(outside.taken[it]) for it in baskets] == [1, 1, 1]
+    assert outside.looked_up == 0, "nobody had begun what was given back"
+
+
+@pytest.mark.usefixtures("_one_lane")
+async def test_what_waits_too_long_for_a_lane_is_not_called_under_its_old_lease(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(effecting, "WAITS_S", 0.1)
+    baskets, outside = [uuid4() for _ in range(2)], Outside()
+    outside.takes_s = 0.4
+    await bench.deliver(SHIP, *[await bench.of(Ship(basket_id=it)) for it in baskets])
+    async with acting(bench, outside):
+        await until(lambda: all_done(bench))
+    rows = sorted(await bench.rows("effects"), key=lambda row: row["position"])
+    assert [row["epoch"] > 1 for row in rows] == [False, True], "the second is leased anew"
+    assert [row["attempts"] for row in rows] == [1, 1]
+    assert [len(outside.taken[it]) for it in baskets] == [1, 1]
+    assert outside.looked_up == 0
+
+
 async def test_a_process_that_was_held_up_past_its_lease_does_not_fold_a_second_outcome(bench: Bench) -> None:
     basket, outside = uuid4(), Outside()
     outside.takes_s = 1.0
@@ -248,6 +294,27 @@ async def test_a_process_that_was_held_up_past_its_lease_does_not_fold_a_second_
         async with acting(bench, outside):
             await until(lambda: all_done(bench))
     assert await bench.facts(basket) == [(1, "Shipped")]
+
+
+async def test_taking_effects_reads_nothing_of_other_keys(bench: Bench) -> None:
+    """Where all that is known has ended, few open rows are expected: any index would do, and one takes thousands of times longer."""
+    outside, database = Outside(), bench.engine.databases["shop"]
+    await bench.deliver(SHIP, *[await bench.of(Ship(basket_id=uuid4())) for _ in range(50)])
+    async with acting(bench, outside):
+        await until(lambda: all_done(bench))
+    await database.execute("ANALYZE effects")
+    async with database.connection() as connection:
+        await connection.execute("SET plan_cache_mode = force_generic_plan")
+        await connection.execute(f"PREPARE take (text, int, uuid, float) AS {effecting.TAKE}")
+        rows = await connection.fetch(f"EXPLAIN EXECUTE take ('{SHIP}', 64, '{uuid4()}', 60)")
+        await connection.execute("DEALLOCATE take")
+        await connection.execute("RESET plan_cache_mode")
+    plan = "\n".join(row[0] for row in rows)
+    assert "effects_in_order on effects" in plan, plan
+    assert "Index Cond: ((consumer = e_1.consumer) AND (tenant = e_1.tenant) AND (key = e_1.key))" in plan, (
+        plan
+    )
+    assert "Sort" not in plan, plan
 
 
 async def test_an_effect_that_cannot_be_read_any_more_stops_nobody_else(bench: Bench) -> None:

@@ -317,7 +317,7 @@ class Gauge:
     async def _effects(self) -> dict[tuple[str, str], int]:
         rows = await self._everywhere(
             "service",
-            """SELECT consumer, standing, count(*) AS effects FROM "{schema}".effects WHERE standing <> 'done' GROUP BY 1, 2""",
+            """SELECT consumer, standing, count(*) AS effects FROM "{schema}".effects WHERE ended_at IS NULL GROUP BY 1, 2""",
         )
         return {(row["consumer"], row["standing"]): row["effects"] for row in rows}
 

@@ -4,7 +4,7 @@
 what cannot be found out is unknown, and an operator's. The same key is strictly serial, other keys are concurrent.
 
 Calls go out one by one; what comes of them is folded together: while one transaction commits, the next one's outcomes
-gather.
+gather. So that no lane waits for a round trip, a few effects are leased ahead: as many as are called during one.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import random
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -44,9 +45,15 @@ log = structlog.get_logger(__name__)
 
 LANES: Final = 64
 HELD: Final = 4 * LANES
-"""How many effects are in hand at most: in call, or waiting for their outcome's transaction."""
+"""How many effects are in hand at most: waiting for a lane, in call, or waiting for their outcome's transaction."""
 FOLDED: Final = 128
 """How many outcomes one transaction takes."""
+GATHERS_S: Final = 0.01
+"""So long outcomes gather for one transaction while there are other keys to call for."""
+AHEAD_S: Final = 0.02
+"""For so long there are effects in stock, going by how long calls take: for more than a lease's round trip."""
+WAITS_S: Final = 5.0
+"""So long an effect waits for a lane at most; with its call it stays well within its lease."""
 LEASE_S: Final = 60.0
 CALL_S: Final = 40.0
 POLL_S: Final = 1.0
@@ -55,6 +62,22 @@ MAX_LOOKUPS: Final = 8
 BREAK_AFTER: Final = 5
 BREAK_S: Final = 5.0
 PASSING: tuple[type[BaseException], ...] = (*TRANSIENT, Outrun)
+
+# In order, each is looked at for an open one of its key before it: what is done costs nothing, and what is far behind is
+# not looked at. That it has not ended is said twice, as each index says it.
+TAKE: Final = """WITH ready AS (
+      SELECT e.id, e.standing AS was FROM effects e
+      WHERE e.consumer = $1 AND coalesce(e.ended_at, 'infinity') = 'infinity' AND e.standing IN ('due', 'started')
+        AND e.expires_at < now() AND e.not_before <= now()
+        AND e.position = (SELECT head.position FROM effects head
+                          WHERE (head.consumer, head.tenant, head.key) = (e.consumer, e.tenant, e.key)
+                            AND head.ended_at IS NULL ORDER BY head.position LIMIT 1)
+      ORDER BY e.position LIMIT $2 FOR UPDATE OF e SKIP LOCKED)
+    UPDATE effects e SET standing = 'started', owner = $3, epoch = e.epoch + 1, attempts = e.attempts + 1,
+           expires_at = now() + make_interval(secs => $4)
+    FROM ready WHERE e.id = ready.id AND e.standing = ready.was AND e.expires_at < now()
+    RETURNING e.id, e.epoch, e.attempts, ready.was, e.key, e.type, e.headers, e.value, e.appended_at"""
+"""Leases up to $2 effects of the consumer $1 to the process $3 for $4 seconds."""
 
 
 @dataclass(slots=True)
@@ -66,15 +89,21 @@ class Leased:
     attempts: int
     was_started: bool
     incoming: Incoming
+    since: float
+    """Before its lease began (monotonic seconds)."""
+
+    @property
+    def late(self) -> bool:
+        """Whether it has waited too long to be called under this lease."""
+        return time.monotonic() - self.since > WAITS_S
 
 
 @dataclass(slots=True)
 class Ended:
-    """A call that has come back, and whoever waits until what came of it is committed."""
+    """A call that has come back, and what came of it."""
 
     effect: Leased
     outcome: list[Message]
-    folded: asyncio.Future[None]
 
 
 @dataclass(slots=True)
@@ -123,64 +152,100 @@ class Lanes:
         self._wakeups = wakeups
         self._woken = wakeups.listen(database.schema)
         self._me = uuid4()
+        self._takes_s = 1.0
+        """How long calls take, by the last ones: as if they were slow until it is known."""
+        self._stock: deque[Leased] = deque()
         self._busy: dict[UUID, asyncio.Task[None]] = {}
         self._calling = 0
         self._ended: list[Ended] = []
         self._any_ended = asyncio.Event()
+        self._folding = 0
         self._breaker = Breaker()
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Lease and do effects until `stop` is set; then finish what is in hand."""
+        """Lease and do effects until `stop` is set; then give back what is not begun, and finish what is."""
         folding = asyncio.create_task(self._fold_ended())
         try:
             await self._act(stop)
-            if self._busy:
-                await asyncio.wait(self._busy.values(), timeout=CALL_S)
+            await self._give_back()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CALL_S):
+                    while self._in_hand:
+                        self._woken.clear()
+                        await self._woken.wait()
         finally:
             folding.cancel()
+
+    @property
+    def _in_hand(self) -> int:
+        return len(self._stock) + len(self._busy) + len(self._ended) + self._folding
 
     async def _act(self, stop: asyncio.Event) -> None:
         while not stop.is_set():
             self.vitals.turned_at = time.time()
-            self.vitals.partitions = len(self._busy)
+            self.vitals.partitions = self._in_hand
             self._woken.clear()
-            room = min(min(LANES, self._breaker.limit) - self._calling, HELD - len(self._busy))
+            if self._stock and self._stock[0].late:
+                # Lanes have become slower than the last calls tell.
+                self._takes_s = WAITS_S
+                await self._give_back()
             try:
-                leased = await self._lease(room) if room > 0 else []
+                leased = await self._lease(room) if (room := self._room) > 0 else []
             except TRANSIENT as passing:
                 log.warning("no effects leased", lanes=self.name, error=repr(passing))
                 await asyncio.sleep(0.5)
                 continue
-            self._calling += len(leased)
-            for it in leased:
-                task = asyncio.create_task(self._do(it))
-                self._busy[it.id] = task
-                task.add_done_callback(partial(self._done, it.id))
+            self._stock.extend(leased)
+            self._begin()
             if not leased:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._woken.wait(), POLL_S)
+
+    @property
+    def _room(self) -> int:
+        """How many effects to lease now, if any: for the lanes that are free, and ahead once few are left."""
+        lanes = self._breaker.limit
+        # What was leased and not called cannot be told, after a SIGKILL, from what was: it must be possible to look.
+        ahead = 0 if self._wiring.finder is None else min(lanes, int(LANES * AHEAD_S / self._takes_s))
+        stock = len(self._stock)
+        if 2 * stock > ahead:
+            return 0
+        return min(lanes - self._calling + ahead - stock, HELD - self._in_hand)
+
+    def _begin(self) -> None:
+        """Call for what is leased, as far as lanes are free."""
+        while self._stock and self._calling < self._breaker.limit and not self._stock[0].late:
+            effect = self._stock.popleft()
+            self._calling += 1
+            task = asyncio.create_task(self._do(effect))
+            self._busy[effect.id] = task
+            task.add_done_callback(partial(self._done, effect.id))
 
     def _done(self, effect: UUID, _task: asyncio.Task[None]) -> None:
         self._busy.pop(effect, None)
         self._woken.set()
 
+    async def _give_back(self) -> None:
+        """Let go of what was leased ahead: nothing was called, so it stands as it stood before."""
+        effects = list(self._stock)
+        self._stock.clear()
+        if not effects:
+            return
+        with contextlib.suppress(*TRANSIENT):
+            await self._database.execute(
+                """UPDATE effects e SET standing = l.standing, attempts = e.attempts - 1, expires_at = '-infinity'
+                   FROM unnest($1::uuid[], $2::bigint[], $3::text[]) AS l (id, epoch, standing)
+                   WHERE e.id = l.id AND e.epoch = l.epoch""",
+                [it.id for it in effects],
+                [it.epoch for it in effects],
+                ["started" if it.was_started else "due" for it in effects],
+            )
+
     async def _lease(self, room: int) -> list[Leased]:
         """Take the first open effect of each free key, and commit that they are started."""
+        since = time.monotonic()
         rows = await self._database.fetch(
-            # In order, each is looked at for an open one of its key before it: what is done costs nothing, and what is
-            # far behind is not looked at.
-            """WITH ready AS (
-                 SELECT e.id, e.standing AS was FROM effects e
-                 WHERE e.consumer = $1 AND e.standing <> 'done' AND e.standing IN ('due', 'started')
-                   AND e.expires_at < now() AND e.not_before <= now()
-                   AND e.position = (SELECT head.position FROM effects head
-                                     WHERE (head.consumer, head.tenant, head.key) = (e.consumer, e.tenant, e.key)
-                                       AND head.standing <> 'done' ORDER BY head.position LIMIT 1)
-                 ORDER BY e.position LIMIT $2 FOR UPDATE OF e SKIP LOCKED)
-               UPDATE effects e SET standing = 'started', owner = $3, epoch = e.epoch + 1, attempts = e.attempts + 1,
-                      expires_at = now() + make_interval(secs => $4)
-               FROM ready WHERE e.id = ready.id AND e.standing = ready.was AND e.expires_at < now()
-               RETURNING e.id, e.epoch, e.attempts, ready.was, e.key, e.type, e.headers, e.value, e.appended_at""",
+            TAKE,
             self._wiring.name,
             room,
             self._me,
@@ -189,7 +254,7 @@ class Lanes:
         leased = []
         for row in rows:
             try:
-                leased.append(await self._open(row))
+                leased.append(await self._open(row, since))
             except (Unacceptable, KeyError) as unreadable:
                 log.error("effect cannot be read", lanes=self.name, id=str(row["id"]), error=repr(unreadable))  # noqa: TRY400
                 await self._database.execute(
@@ -200,7 +265,7 @@ class Lanes:
                 )
         return leased
 
-    async def _open(self, row: Any) -> Leased:
+    async def _open(self, row: Any, since: float) -> Leased:
         headers: dict[str, str] = from_json(row["headers"])
         attributes = {name.removeprefix("ce_"): text for name, text in headers.items()}
         envelope = envelope_of(attributes, row["appended_at"], inbound=False)
@@ -213,13 +278,12 @@ class Lanes:
         record = Record(contract.topic, -1, -1, at, row["key"].encode(), row["value"], [])
         inbox = inbox_key(self._wiring.name, 1, envelope.tenant, envelope.source, envelope.id)
         incoming = Incoming(record, envelope, contract, message, row["key"], inbox, 0)
-        return Leased(row["id"], row["epoch"], row["attempts"], row["was"] == "started", incoming)
+        return Leased(row["id"], row["epoch"], row["attempts"], row["was"] == "started", incoming, since)
 
     async def _do(self, effect: Leased) -> None:
         try:
             outcome = await self._called(effect)
         except Unavailable as away:
-            self._breaker.failed()
             # What was begun before may have happened, also when it was only the lookup that could not be made.
             await self._again(
                 effect, away, standing="started" if effect.was_started else "due", give_up=False
@@ -227,23 +291,29 @@ class Lanes:
         except OutcomeUnknown as unknown:
             await self._again(effect, unknown, standing="started", give_up=effect.attempts >= MAX_LOOKUPS)
         except Exception as failed:  # noqa: BLE001 - whatever it was, the call may have been made
-            self._breaker.failed()
             log.warning("effect failed", lanes=self.name, id=str(effect.id), error=repr(failed))
             await self._again(effect, failed, standing="started", give_up=effect.attempts >= MAX_TRIES)
         else:
-            self._breaker.worked()
-            ended = Ended(effect, outcome, asyncio.get_running_loop().create_future())
-            self._ended.append(ended)
+            self._ended.append(Ended(effect, outcome))
             self._any_ended.set()
-            await ended.folded
 
     async def _called(self, effect: Leased) -> list[Message]:
+        began = time.monotonic()
         try:
-            return await self._outcome(effect)
+            outcome = await self._outcome(effect)
+        except OutcomeUnknown:
+            raise
+        except Exception:
+            self._breaker.failed()
+            raise
+        else:
+            self._breaker.worked()
+            return outcome
         finally:
             # The lane is free; the key is not, before its outcome is committed.
             self._calling -= 1
-            self._woken.set()
+            self._takes_s += (time.monotonic() - began - self._takes_s) / LANES
+            self._begin()
 
     async def _outcome(self, effect: Leased) -> list[Message]:
         """Find what has become of a started effect, or do it."""
@@ -297,17 +367,20 @@ class Lanes:
         """Fold whatever has come back since the last transaction, in one, until cancelled."""
         while True:
             await self._any_ended.wait()
+            if self._stock:
+                # Lanes have other keys to call for meanwhile, and an outcome costs less in a larger transaction.
+                await asyncio.sleep(GATHERS_S)
             batch, self._ended = self._ended[:FOLDED], self._ended[FOLDED:]
             if not self._ended:
                 self._any_ended.clear()
+            self._folding = len(batch)
             try:
                 await self._fold(batch)
             except Exception:
                 # Their leases end by themselves, and whoever takes them then finds the outcomes outside.
                 log.exception("outcomes not folded", lanes=self.name)
-            for it in batch:
-                if not it.folded.done():
-                    it.folded.set_result(None)
+            self._folding = 0
+            # It wakes us, too: the keys are free.
             self._wakeups.poke(self._database)
 
     async def _fold(self, batch: list[Ended]) -> None:
@@ -335,19 +408,17 @@ class Lanes:
                 return
 
     async def _end(self, tx: Connection, batch: list[Ended]) -> int:
+        # Whoever has taken an effect over meanwhile keeps it: its row is ours only under our epoch, and locked from here on.
         rows = await tx.fetch(
-            """SELECT e.id FROM effects e JOIN unnest($1::uuid[], $2::bigint[]) AS l (id, epoch) USING (id, epoch)
-               WHERE e.standing = 'started' ORDER BY e.id FOR UPDATE OF e""",
+            """UPDATE effects e SET standing = 'done', ended_at = now(), error = NULL
+               FROM unnest($1::uuid[], $2::bigint[]) AS l (id, epoch)
+               WHERE e.id = l.id AND e.epoch = l.epoch AND e.standing = 'started' RETURNING e.id""",
             [it.effect.id for it in batch],
             [it.effect.epoch for it in batch],
         )
         held = {row["id"] for row in rows}
         if held:
             await self._publish(tx, [it for it in batch if it.effect.id in held])
-            await tx.execute(
-                "UPDATE effects SET standing = 'done', ended_at = now(), error = NULL WHERE id = ANY($1::uuid[])",
-                list(held),
-            )
         return len(held)
 
     async def _publish(self, tx: Connection, batch: list[Ended]) -> None:

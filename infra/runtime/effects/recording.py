@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
+from uuid import UUID
 
 from pydantic_core import to_json
 
 from infra.postgres.database import Connection
-from infra.postgres.writes import Writes
+from infra.postgres.writes import Writes, arrays
 from infra.runtime.catalog import EffectWiring
 from infra.runtime.messages.codec import Incoming
 from infra.runtime.messages.delivery import Delivery
@@ -21,7 +23,7 @@ class Recording:
         """Write down effects for `wiring`; `delivery` is how the messages come."""
         self._wiring = wiring
         self._scope = delivery.scope
-        self._due: list[Incoming] = []
+        self._due: list[tuple[UUID, str, str, str, str, bytes | None, datetime]] = []
 
     def keys(self, incoming: Incoming) -> tuple[str, ...]:
         """An effect waits for nothing but earlier effects of its key."""
@@ -31,29 +33,30 @@ class Recording:
         """Nothing to load: the effect's id is derived, so it is written once."""
 
     def fold(self, incoming: Incoming) -> None:
-        """Take the effect down."""
-        self._due.append(incoming)
+        """Take the effect down, as its row: lanes get their turn between messages, and none while rows are saved."""
+        envelope = incoming.envelope
+        self._due.append(
+            (
+                derived_id(self._scope, envelope.tenant, envelope.source, envelope.id, "effect"),
+                envelope.tenant,
+                incoming.key,
+                incoming.contract.name,
+                to_json(dict(envelope.texts())).decode(),
+                incoming.record.value,
+                incoming.record.at,
+            )
+        )
 
     async def save(self, tx: Connection, writes: Writes) -> None:  # noqa: ARG002 - nothing is asked any more
         """Write the effects, in order."""
         if not self._due:
             return
-        name = self._wiring.name
         writes.add(
             """INSERT INTO effects (id, consumer, tenant, key, type, headers, value, appended_at)
-               SELECT id, consumer, tenant, key, type, headers::json, value, appended_at
-               FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bytea[], $8::timestamptz[])
-                 AS e (id, consumer, tenant, key, type, headers, value, appended_at)
+               SELECT id, $1, tenant, key, type, headers::json, value, appended_at
+               FROM unnest($2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bytea[], $8::timestamptz[])
+                 AS e (id, tenant, key, type, headers, value, appended_at)
                ON CONFLICT (id) DO NOTHING""",
-            [
-                derived_id(self._scope, it.envelope.tenant, it.envelope.source, it.envelope.id, "effect")
-                for it in self._due
-            ],
-            [name] * len(self._due),
-            [it.envelope.tenant for it in self._due],
-            [it.key for it in self._due],
-            [it.contract.name for it in self._due],
-            [to_json(dict(it.envelope.texts())).decode() for it in self._due],
-            [it.record.value for it in self._due],
-            [it.record.at for it in self._due],
+            self._wiring.name,
+            *arrays(self._due),
         )

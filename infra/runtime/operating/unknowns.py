@@ -31,7 +31,7 @@ async def unknown(database: Database) -> list[UnknownEffect]:
     """List the effects of a schema whose outcome is unknown, the oldest first."""
     rows = await database.fetch(
         """SELECT id, consumer, tenant, key, type, attempts, error, recorded_at FROM effects
-           WHERE standing = 'unknown' ORDER BY position"""
+           WHERE ended_at IS NULL AND standing = 'unknown' ORDER BY position"""
     )
     return [UnknownEffect(database.schema, *row.values()) for row in rows]
 

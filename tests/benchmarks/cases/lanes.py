@@ -23,7 +23,7 @@ from tests.benchmarks.calls import CONSUMER, CONTEXT, KEYS, TOPIC, calls, catalo
 from tests.benchmarks.harness import Case, Contestant, Goal, Run, agree
 from tests.benchmarks.load import Load
 from tests.benchmarks.outside import SOCKET, Called, Client
-from tests.benchmarks.product import Product
+from tests.benchmarks.product import Product, Watch
 from tests.benchmarks.site import Site
 
 SERIAL: Final = 400
@@ -77,18 +77,33 @@ class Called64(Product):
     async def empty(self, connection: asyncpg.Connection[Any]) -> None:
         """Forget every call."""
         tables = ("effects", "events", "aggregates", "claims", "outbox", "published")
-        await connection.execute(f"TRUNCATE {', '.join(f'{CONTEXT}.{table}' for table in tables)}")
+        await connection.execute(
+            f"TRUNCATE {', '.join(f'{CONTEXT}.{table}' for table in tables)} RESTART IDENTITY"
+        )
 
     async def run(self) -> Run:
         """Work until the last outcome is committed."""
         async with self._outside.working():
             return await super().run()
 
+    async def started(self, connection: asyncpg.Connection[Any], before: int, watch: Watch) -> float:
+        """Wait for the clock to start; whoever asks plans anew each time, as a table that is empty now fills."""
+        await connection.execute("SET plan_cache_mode = force_custom_plan")
+        return await super().started(connection, before, watch)
+
     async def _standing(self, connection: asyncpg.Connection[Any]) -> tuple[int, int]:
-        """Count what is done, not what is read."""
-        epochs, _ = await super()._standing(connection)
-        done = await connection.fetchval(f"SELECT count(*) FROM {CONTEXT}.effects WHERE standing = 'done'")
-        return epochs, done
+        """Say how far everything is done, not how far it is read.
+
+        Only the first effect that is open is looked for: counting them all fifty times a second took a third of the
+        database's time.
+        """
+        epochs, read = await super()._standing(connection)
+        first = await connection.fetchval(
+            f"""SELECT position FROM {CONTEXT}.effects
+                WHERE consumer = $1 AND coalesce(ended_at, 'infinity') = 'infinity' ORDER BY position LIMIT 1""",
+            self.wiring.name,
+        )
+        return epochs, read if first is None else min(first, read) - 1
 
     async def check(self) -> None:
         """The outside was called in order, and every outcome is a fact and in its aggregate."""
