@@ -18,6 +18,8 @@ from aiokafka.errors import KafkaError
 from aiokafka.partitioner import murmur2
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
+from infra.kafka.record import Header
+
 log = structlog.get_logger(__name__)
 MAX_REQUEST: Final = 1_040_000
 LARGE: Final = MAX_REQUEST // 2
@@ -174,7 +176,8 @@ async def _sent(
 
 
 def _size(record: Sendable) -> int:
-    size: int = DefaultRecordBatchBuilder.estimate_size_in_bytes(record.key, record.value, record.headers)
+    headers: list[Header] = [*record.headers]
+    size: int = DefaultRecordBatchBuilder.estimate_size_in_bytes(record.key, record.value, headers)
     return size
 
 

@@ -107,10 +107,15 @@ def _together(statements: tuple[Table | str, ...]) -> str:
     By themselves, the parts of a WITH that change rows run in any order.
     """
     parts: list[str] = []
+    before: list[str] = []
     known = 0
     for index, it in enumerate(statements):
-        after = f" WHERE (SELECT count(*) FROM w{index - 1}) >= 0" if index else ""
-        statement = it.insert + after if isinstance(it, Table) else it
+        if isinstance(it, Table):
+            statement = it.insert + (f" WHERE {' AND '.join(before)}" if before else "")
+            before.clear()
+        else:
+            statement = it
+        before.append(f"(SELECT count(*) FROM w{index}) >= 0")
         text = _PARAMETER.sub(lambda found, known=known: f"${int(found[1]) + known}", statement)  # type: ignore[misc]
         parts.append(f"w{index} AS ({text} RETURNING 1)")
         known += max(map(int, _PARAMETER.findall(statement)))

@@ -43,7 +43,7 @@ async def bench(names: Sequence[str], site: Site, events: int | None, repeat: in
     """Run cases one after the other, and print each one's table; raises `WrongAnswer` at the first that is wrong."""
     await site.open()
     found = []
-    for name in names or list(CASES):
+    for name in sorted(names or CASES, key=lambda name: not CASES[name].fresh):
         case = CASES[name]
         result = await measure(case, site, events or case.events, repeat, _say)
         found.append(result)

@@ -103,6 +103,8 @@ class Case(ABC):
     name: str
     events: int
     """How many by default."""
+    fresh: bool = False
+    """Whether it needs topics that no other case has written to: such cases come first."""
     goals: tuple[Goal, ...] = ()
     baselines: Mapping[str, Work] = {}
     """What runs in the processes of the baselines, by the contestant's name."""

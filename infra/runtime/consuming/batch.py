@@ -322,8 +322,9 @@ class Batcher:
                 applied.append(it)
         counts.refused = to_park[0].rejected if redrive and to_park else None
         writes = Writes()
-        await folding.save(tx, writes)
+        # First of all: whoever meets another process that applies the same message learns it from its mark.
         self._mark(writes, applied)
+        await folding.save(tx, writes)
         await writes.send(tx)
         if not redrive:
             await parking.park(tx, self.scope, self.codec.vault, to_park, self.delivery.anew)

@@ -124,10 +124,10 @@ class Projected(Product):
         payment, spend = self._tables
         await connection.execute(
             f"""INSERT INTO {payment} SELECT 'old-' || n / 20 % 20, md5('p' || n)::uuid, md5('c' || n / 20)::uuid, md5('s' || n % 100)::uuid,
-                n % 1000, 'EUR', 'stripe', 'pi_' || md5('r' || n), now(), true FROM generate_series(1, {already}) n"""
+                n % 1000, 'EUR', 'stripe', 'pi_' || md5('r' || n), now() FROM generate_series(1, {already}) n"""
         )
         await connection.execute(
-            f"""INSERT INTO {spend} SELECT tenant, customer_id, count(*), sum(amount_minor), max(captured_at), true
+            f"""INSERT INTO {spend} SELECT tenant, customer_id, count(*), sum(amount_minor), max(captured_at)
                 FROM {payment} GROUP BY tenant, customer_id"""
         )
         await connection.execute(f"VACUUM ANALYZE {payment}, {spend}")
