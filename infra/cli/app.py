@@ -26,6 +26,7 @@ HELPERS = {"__main__", "app", "errors", "progress", "terminal"}
 def main(arguments: list[str] | None = None) -> int:  # noqa: C901, PLR0911 - one for every way to end
     """Run `triplane` with these arguments (default: the process's) and return its exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    _open_streams()
     try:
         return _run(_with_home(arguments))
     except CommandError as error:
@@ -113,6 +114,18 @@ def _with_home(arguments: list[str]) -> list[str]:
         else:
             rest.append(argument)
     return rest
+
+
+def _open_streams() -> None:
+    """Have all three standard streams, though cron or a service manager has closed some: their numbers must not be others'."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            # The lowest number that is free, which is this one.
+            os.open(os.devnull, os.O_RDWR)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "r" if number == 0 else "w", encoding="utf-8"))  # noqa: PTH123, SIM115 - it stays
 
 
 def _fail(message: str, code: Code) -> int:

@@ -12,7 +12,7 @@ from uuid import UUID
 import typer
 
 from infra.cli.errors import Code, CommandError
-from infra.cli.terminal import harmless
+from infra.cli.terminal import WHY, harmless
 from infra.settings import Settings
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ effects_commands = typer.Typer(help="Calls to the outside whose outcome is unkno
 commands.add_typer(effects_commands, name="effects")
 
 Effect = Annotated[UUID, typer.Argument(help="The effect, as `triplane effects list` names it.")]
-Why = Annotated[str, typer.Option(help="For the record: why.")]
+Why = Annotated[str, WHY]
 
 
 @effects_commands.command("list")

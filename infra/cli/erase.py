@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from infra.cli.errors import Code, CommandError
-from infra.cli.terminal import confirm
+from infra.cli.terminal import WHY, confirm
 from infra.settings import Settings
 
 commands = typer.Typer()
@@ -20,7 +20,7 @@ commands = typer.Typer()
 def erase(
     tenant: Annotated[str, typer.Argument(help="The tenant.")],
     subject: Annotated[str, typer.Argument(help="The id of the person or customer.")],
-    why: Annotated[str, typer.Option(help="For the record: why.")],
+    why: Annotated[str, WHY],
     *,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:

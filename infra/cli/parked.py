@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from infra.cli.errors import Code, CommandError
-from infra.cli.terminal import confirm, harmless
+from infra.cli.terminal import WHY, confirm, harmless
 from infra.settings import Settings
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ Names = Annotated[
 Consumer = Annotated[str | None, typer.Option(help="Only what this consumer has parked.")]
 Tenant = Annotated[str | None, typer.Option(help="Only this tenant's.")]
 Reason = Annotated[str | None, typer.Option(help="Only with this reason, such as invalid_field.")]
-Why = Annotated[str, typer.Option(help="For the record: why.")]
+Why = Annotated[str, WHY]
 AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 

@@ -15,7 +15,7 @@ import typer
 
 from infra.cli.errors import Code, CommandError, unknown
 from infra.cli.progress import Progress
-from infra.cli.terminal import harmless
+from infra.cli.terminal import WHY, harmless
 from infra.logs import logged_to
 from infra.settings import Settings
 
@@ -34,7 +34,7 @@ def rebuild(
     parallel: Annotated[int, typer.Option(min=1, max=12, help="Build in so many processes.")] = min(
         2, os.cpu_count() or 1
     ),
-    why: Annotated[str, typer.Option(help="For the record: why.")] = "",
+    why: Annotated[str, WHY] = "",
     *,
     rollback: Annotated[bool, typer.Option("--rollback", help="Serve the generation before again.")] = False,
     cancel: Annotated[bool, typer.Option("--cancel", help="Throw away what is being built.")] = False,

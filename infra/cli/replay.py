@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import getpass
+import re
 import signal
 import sys
 import threading
@@ -19,7 +20,7 @@ import typer
 
 from infra.cli.errors import Code, CommandError, unknown
 from infra.cli.progress import Progress
-from infra.cli.terminal import confirm, harmless, table
+from infra.cli.terminal import confirm, harmless, said, table
 from infra.settings import Settings, home_path
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 LARGEST_OFFSET = 2**63 - 1
-LONGEST_REASON = 255
+TOPIC_NAME = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 PATIENCE_S = 6.0
 """How long a broker may take for one answer."""
 
@@ -71,9 +72,12 @@ def replay(
     key: Annotated[str | None, typer.Option(help="Only messages of this key.")] = None,
     kind: Annotated[str | None, typer.Option("--type", help="Only messages of this type.")] = None,
     tenant: Annotated[str | None, typer.Option(help="Only this tenant's.")] = None,
-    rate: Annotated[int | None, typer.Option(min=1, help="At most so many messages a second.")] = None,
+    rate: Annotated[
+        int | None, typer.Option(min=1, max=1_000_000, help="At most so many messages a second.")
+    ] = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="At most so many messages, the oldest first.")
+        int | None,
+        typer.Option(min=1, max=LARGEST_OFFSET, help="At most so many messages, the oldest first."),
     ] = None,
     reason: Annotated[str, typer.Option(help="For the record: why.")] = "",
     resume: Annotated[str, typer.Option(metavar="ID", help="Go on with a replay that was interrupted.")] = "",
@@ -96,10 +100,9 @@ def replay(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Give one consumer the recorded messages of a range that it never applied. Nobody else's position moves."""
-    reason = reason.strip()
-    if len(reason) > LONGEST_REASON or not reason.isprintable():
-        msg = f"--reason: at most {LONGEST_REASON} printable characters"
-        raise CommandError(msg, Code.USAGE)
+    reason = said("--reason", reason)
+    for option, given in (("--key", key), ("--tenant", tenant), ("--to-topic", to_topic)):
+        said(option, given or "")
     if resume:
         if any(
             (to, topic, start, end, partition is not None, key, kind, tenant, limit, again, dry_run, to_topic)
@@ -113,6 +116,9 @@ def replay(
         msg = "--to-bootstrap says where --to-topic is"
         raise CommandError(msg, Code.USAGE)
     if to_topic:
+        if not TOPIC_NAME.fullmatch(to_topic):
+            msg = f"--to-topic {to_topic!r}: a topic's name has 1 to 249 letters, digits, dots, hyphens and underscores"
+            raise CommandError(msg, Code.USAGE)
         if to or again or with_effects:
             msg = "--to-topic copies: --to, --again and --with-effects are for a consumer"
             raise CommandError(msg, Code.USAGE)
@@ -171,9 +177,9 @@ def _check_consumer(to: str, asked: Asked) -> None:
     if to not in consumers:
         raise unknown("consumer", to, consumers)
     wiring = consumers[to]
-    for said, known in ((asked.topic, wiring.topics), (asked.only.type, sorted(wiring.listens))):
-        if said is not None and said not in known:
-            msg = f"{to} does not listen to {said}; it listens to {', '.join(known)}"
+    for what, known in ((asked.topic, wiring.topics), (asked.only.type, sorted(wiring.listens))):
+        if what is not None and what not in known:
+            msg = f"{to} does not listen to {what}; it listens to {', '.join(known)}"
             raise CommandError(msg, Code.USAGE)
 
 
@@ -231,7 +237,8 @@ async def _replay(
 
     async with _engine(to) as (engine, wiring):
         if (again or with_effects) and not reason and sys.stdin.isatty():
-            reason = typer.prompt("Why? It is kept with who did it", default="", show_default=False).strip()
+            reason = typer.prompt("Why? It is kept with who did it", default="", show_default=False)
+            reason = said("the reason", reason)
         check_allowed(wiring, again=again, effects=with_effects, reason=reason)
         wanted, scope = await _range(engine, wiring, asked, again=again)
         if not wanted.records:

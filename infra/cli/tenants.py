@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import typer
 
 from infra.cli.errors import Code, CommandError
-from infra.cli.terminal import table
+from infra.cli.terminal import WHY, table
 from infra.settings import Settings
 
 commands = typer.Typer()
@@ -19,7 +19,7 @@ tenants_commands = typer.Typer(help="Who may send and be served.", no_args_is_he
 commands.add_typer(tenants_commands, name="tenants")
 
 Tenant = Annotated[str, typer.Argument(help="1 to 63 of a-z, 0-9 and '-'.")]
-Why = Annotated[str, typer.Option(help="For the record: why.")]
+Why = Annotated[str, WHY]
 AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
 Standing = Literal["active", "suspended"]
 

@@ -9,6 +9,7 @@ import typer
 
 from infra.cli.errors import Code, CommandError
 
+LONGEST_SAID = 255
 WIDEST = 60
 """Characters of a cell that are shown."""
 
@@ -27,6 +28,23 @@ def confirm(what: str, *, yes: bool, otherwise: str = "") -> None:
         raise CommandError(msg, Code.REFUSED)
     if not typer.confirm(f"{what}?"):
         raise SystemExit(Code.REFUSED)
+
+
+def said(option: str, text: str) -> str:
+    """Give what was said for the record, trimmed; refuse what could not be kept or shown."""
+    text = text.strip()
+    if len(text) > LONGEST_SAID or not text.isprintable():
+        msg = f"{option}: at most {LONGEST_SAID} printable characters"
+        raise CommandError(msg, Code.USAGE)
+    return text
+
+
+def _why(text: str) -> str:
+    return said("--why", text)
+
+
+WHY = typer.Option(help="For the record: why.", callback=_why)
+"""The option of every act that is kept with its reason."""
 
 
 def table(rows: Sequence[Mapping[str, object]]) -> str:

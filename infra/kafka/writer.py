@@ -1,7 +1,7 @@
 """Writes records in order, idempotently, acknowledged by all in-sync replicas; thrown away after any unknown error.
 
-After one refused send the client's sequence numbers are out of step and every later send fails; and a send that timed
-out may still be written. So an error means: outcome unknown, new producer.
+After one refused send the client's sequence numbers are out of step, and a send that timed out may still be written. So an
+error means: outcome unknown, new producer; and nothing more goes to a partition before what came before it is acknowledged.
 """
 
 from __future__ import annotations
@@ -149,30 +149,32 @@ async def _sent(
     producer: Any,
     topic: str,
     partition: int,
-    records: list[tuple[int, Sendable]],
+    records: Sequence[tuple[int, Sendable]],
     written: list[Written | None],
 ) -> None:
-    """Write what goes to one partition, in as few batches as it fits into; note where each record stands."""
-    sending: list[tuple[asyncio.Future[Any], list[int]]] = []
-    batch, numbers = producer.create_batch(), list[int]()
-    for number, record in records:
-        given = {"key": record.key, "value": record.value, "headers": record.headers, "timestamp": None}
-        if batch.append(**given) is None:
-            sending.append((await producer.send_batch(batch, topic, partition=partition), numbers))
-            batch, numbers = producer.create_batch(), []
-            batch.append(**given)
-        numbers.append(number)
-    batch.close()
-    sending.append((await producer.send_batch(batch, topic, partition=partition), numbers))
-    await asyncio.wait([future for future, _ in sending])
-    for future, sent in sending:
+    """Write what goes to one partition, in as few batches as it fits into; note where each record stands.
+
+    A batch goes once the one before it is acknowledged: a new producer's next one is taken even where the first was refused.
+    """
+    rest = list(records)
+    while rest:
+        batch, numbers = producer.create_batch(), list[int]()
+        for number, record in rest:
+            given = {"key": record.key, "value": record.value, "headers": record.headers, "timestamp": None}
+            if batch.append(**given) is None:
+                break
+            numbers.append(number)
+        batch.close()
+        future = await producer.send_batch(batch, topic, partition=partition)
+        await asyncio.wait([future])
         error = future.exception()
         if error is not None:
             log.warning("records not written", topic=topic, partition=partition, error=repr(error))
-            continue
+            return
         base = future.result().offset
-        for place, number in enumerate(sent):
+        for place, number in enumerate(numbers):
             written[number] = Written(partition, base + place)
+        rest = rest[len(numbers) :]
 
 
 def _size(record: Sendable) -> int:

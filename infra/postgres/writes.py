@@ -118,5 +118,5 @@ def _together(statements: tuple[Table | str, ...]) -> str:
         before.append(f"(SELECT count(*) FROM w{index}) >= 0")
         text = _PARAMETER.sub(lambda found, known=known: f"${int(found[1]) + known}", statement)  # type: ignore[misc]
         parts.append(f"w{index} AS ({text} RETURNING 1)")
-        known += max(map(int, _PARAMETER.findall(statement)))
+        known += max(map(int, _PARAMETER.findall(statement)), default=0)
     return f"WITH {', '.join(parts)} SELECT"

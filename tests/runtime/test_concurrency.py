@@ -223,6 +223,28 @@ async def test_a_zombie_loses_its_partition_only_and_writes_nothing_for_it(bench
     assert (counts.applied, gone) == (1, set())
 
 
+async def test_a_batch_that_is_halved_leaves_alone_what_another_has(benches: list[Bench]) -> None:
+    zombie, heir = benches
+    basket = uuid4()
+    large = await zombie.of(Put(basket_id=uuid4(), amount=1, padding=1_100_000), topic=COMMANDS, partition=1)
+    puts = [
+        await zombie.of(Put(basket_id=basket, amount=it), topic=COMMANDS, partition=0, id=str(uuid4()))
+        for it in (1, 2)
+    ]
+    other = await zombie.of(Put(basket_id=uuid4(), amount=1), topic=COMMANDS, partition=2)
+    held = await zombie.claim("shop", [(COMMANDS, number) for number in range(3)])
+    inherited = await heir.claim("shop", [(COMMANDS, 0)])
+    counts, gone = await zombie.run("shop", held, [large, *puts, other])
+    assert (counts.applied, counts.parked, gone) == (1, 1, {(COMMANDS, 0)})
+    assert await zombie.facts(basket) == []
+    counts, _ = await heir.run("shop", inherited, puts)
+    assert (counts.applied, counts.duplicates) == (2, 0)
+    payloads = await heir.engine.databases["shop"].fetch(
+        "SELECT payload FROM events WHERE key = $1 ORDER BY version", str(basket)
+    )
+    assert [json.loads(row["payload"])["amount"] for row in payloads] == [1, 2]
+
+
 async def test_a_batch_that_another_has_committed_meanwhile_is_dropped(benches: list[Bench]) -> None:
     first, second = benches
     record = await first.of(Put(basket_id=uuid4(), amount=1), topic=IN)

@@ -7,6 +7,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -330,3 +331,24 @@ async def test_an_effect_that_cannot_be_read_any_more_stops_nobody_else(bench: B
     async with acting(bench, outside):
         await until(told_apart)
     assert set(outside.taken) == {other}
+
+
+async def test_what_was_leased_and_not_called_is_due_again_when_leasing_breaks(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outside = Outside()
+    for _ in range(5):
+        await bench.deliver(SHIP, await bench.of(Ship(basket_id=uuid4())))
+    read, broken = Lanes._open, iter([False, False, True])
+
+    async def breaking(self: Lanes, row: Any, since: float) -> Leased:
+        if next(broken, False):
+            raise ConnectionResetError("the vault's connection broke")
+        return await read(self, row, since)
+
+    monkeypatch.setattr(Lanes, "_open", breaking)
+    wiring = replace(bench.engine.catalog.effects[SHIP], finder=None)
+    monkeypatch.setitem(bench.engine.catalog.effects, SHIP, wiring)
+    async with acting(bench, outside):
+        await until(lambda: all_done(bench))
+    assert [len(calls) for calls in outside.taken.values()] == [1] * 5

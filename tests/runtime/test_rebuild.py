@@ -439,6 +439,54 @@ async def test_where_the_settings_say_so_a_worker_rebuilds_by_itself_unless_some
         ]
 
 
+async def test_a_worker_of_older_code_does_not_undo_what_an_operator_has_rebuilt(
+    platform: Settings, tmp_path: Path
+) -> None:
+    async with opened(platform, rebuilds_itself=True) as site:
+        await given(site, 100)
+        async with site.working():
+            done = await site.rebuild(catalog=changed(tmp_path, TWICE))
+            assert (done.switched, done.generation) == (True, 2)
+            await asyncio.sleep(2.5)
+            assert await standings(site) == ["standby", "active"]
+            assert await fills(site) == 200
+
+
+@pytest.fixture
+def answer_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the switch commit, and its answer never come."""
+    switch, answers = switching.switch, iter([False])
+
+    async def lossy(*given: Any) -> Any:
+        done = await switch(*given)
+        if not next(answers, True):
+            raise asyncpg.ConnectionDoesNotExistError("connection was closed in the middle of operation")
+        return done
+
+    monkeypatch.setattr(rebuilding, "switch", lossy)
+
+
+@pytest.mark.usefixtures("answer_lost")
+async def test_a_switch_whose_answer_is_lost_is_found_to_be_done(site: Site) -> None:
+    await given(site, 100)
+    done = await site.rebuild()
+    assert (done.switched, done.generation) == (True, 2)
+    assert await standings(site) == ["standby", "active"]
+
+
+async def test_a_rollback_whose_answer_is_lost_is_found_to_be_done(
+    site: Site, request: pytest.FixtureRequest
+) -> None:
+    await given(site, 100)
+    await site.rebuild()
+    request.getfixturevalue("answer_lost")
+    async with site.engine() as engine:
+        stopped = asyncio.Event()
+        stopped.set()
+        assert await roll_back(engine, site.wiring(), Heard().asker(), stopped) == (2, 1)
+    assert await standings(site) == ["active", "standby"]
+
+
 async def test_a_generation_from_before_code_was_kept_counts_as_today_s_where_its_columns_fit(
     site: Site, tmp_path: Path
 ) -> None:

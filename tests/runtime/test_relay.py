@@ -11,8 +11,10 @@ from uuid import UUID, uuid4
 
 import pytest
 from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
 
-from infra.kafka.writer import Sendable, Written
+from infra.kafka.writer import Sendable, Writer, Written
 from infra.runtime.messages.envelope import Envelope
 from infra.runtime.publishing import outbox
 from infra.runtime.publishing import relay as relaying
@@ -245,6 +247,22 @@ async def test_a_key_whose_message_is_refused_holds_up_nobody_else(
     log = read(bench.engine.settings, topic)
     assert first_occurrences(log["good"]) == [1, 2, 3]
     assert first_occurrences(log["bad"]) == [1, 2, 3]
+
+
+async def test_nothing_overtakes_a_batch_that_the_broker_refuses(bench: Bench) -> None:
+    name = f"t{uuid4().hex}.events"
+    kafka = bench.engine.settings.kafka
+    narrow = NewTopic(name, 1, 1, config={"max.message.bytes": "100000"})
+    for made in AdminClient({"bootstrap.servers": kafka}).create_topics([narrow]).values():
+        made.result()
+    # The first batch holds more than the topic takes, the second one does not.
+    records = [Sendable(name, b"key", f"{number:04}".encode() * 1_000, []) for number in range(40)]
+    writer = Writer(kafka, "test")
+    for _ in range(2):
+        assert await writer.connect()
+        assert await writer.send(records, 5) == [None] * 40
+    await writer.close()
+    assert read(bench.engine.settings, name) == {}
 
 
 async def test_buckets_are_shared_out_and_taken_over(bench: Bench, topic: str) -> None:

@@ -164,6 +164,7 @@ class Batcher:
             part, inside = pending.pop()
             if lost:
                 part = [record for record in part if record.place not in lost]
+                inside = [it for it in inside if it.record.place not in lost]
             if not part:
                 continue
             try:

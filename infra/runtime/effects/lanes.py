@@ -14,7 +14,7 @@ import contextlib
 import random
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -29,7 +29,7 @@ from handlers import OutcomeUnknown, Unavailable
 from infra.errors import Unacceptable
 from infra.kafka.record import Record
 from infra.postgres.database import TRANSIENT, Connection, Database
-from infra.postgres.writes import Writes
+from infra.postgres.writes import Writes, arrays
 from infra.runtime.catalog import EffectWiring
 from infra.runtime.catalog.signatures import KEY, META, NEW_ID, NOW, Port, Signature
 from infra.runtime.consuming.batch import Outrun
@@ -226,19 +226,20 @@ class Lanes:
         self._woken.set()
 
     async def _give_back(self) -> None:
-        """Let go of what was leased ahead: nothing was called, so it stands as it stood before."""
-        effects = list(self._stock)
+        """Let go of what was leased ahead."""
+        effects = [(it.id, it.epoch, "started" if it.was_started else "due") for it in self._stock]
         self._stock.clear()
-        if not effects:
-            return
+        if effects:
+            await self._let_go(effects)
+
+    async def _let_go(self, effects: Sequence[tuple[UUID, int, str]]) -> None:
+        """Let effects stand as they stood before they were leased, each with its epoch: nothing was called."""
         with contextlib.suppress(*TRANSIENT):
             await self._database.execute(
                 """UPDATE effects e SET standing = l.standing, attempts = e.attempts - 1, expires_at = '-infinity'
                    FROM unnest($1::uuid[], $2::bigint[], $3::text[]) AS l (id, epoch, standing)
                    WHERE e.id = l.id AND e.epoch = l.epoch""",
-                [it.id for it in effects],
-                [it.epoch for it in effects],
-                ["started" if it.was_started else "due" for it in effects],
+                *arrays(effects),
             )
 
     async def _lease(self, room: int) -> list[Leased]:
@@ -251,10 +252,13 @@ class Lanes:
             self._me,
             LEASE_S,
         )
-        leased = []
+        leased: list[Leased] = []
         for row in rows:
             try:
                 leased.append(await self._open(row, since))
+            except TRANSIENT:
+                await self._let_go([(it["id"], it["epoch"], it["was"]) for it in rows])
+                raise
             except (Unacceptable, KeyError) as unreadable:
                 log.error("effect cannot be read", lanes=self.name, id=str(row["id"]), error=repr(unreadable))  # noqa: TRY400
                 await self._database.execute(
@@ -300,7 +304,11 @@ class Lanes:
     async def _called(self, effect: Leased) -> list[Message]:
         began = time.monotonic()
         try:
-            outcome = await self._outcome(effect)
+            # Both the look and the call: together they end well before the lease does.
+            async with asyncio.timeout(CALL_S):
+                outcome = await self._outcome(effect)
+        except TimeoutError:
+            raise OutcomeUnknown(f"no answer within {CALL_S:.0f} s") from None
         except OutcomeUnknown:
             raise
         except Exception:
@@ -341,11 +349,7 @@ class Lanes:
                     KEY: str(effect.id),
                 }[str(need)]
         function: Callable[..., Awaitable[object]] = signature.function
-        try:
-            async with asyncio.timeout(CALL_S):
-                return await function(**arguments)
-        except TimeoutError:
-            raise OutcomeUnknown(f"no answer within {CALL_S:.0f} s") from None
+        return await function(**arguments)
 
     async def _again(self, effect: Leased, because: BaseException, *, standing: str, give_up: bool) -> None:
         """Try later, or leave it to an operator when it has been tried often enough."""

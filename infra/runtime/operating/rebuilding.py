@@ -25,7 +25,7 @@ from events.operations import RebuildCancelled, RebuildRolledBack, RebuildStarte
 from infra.embedded.process import python, surroundings
 from infra.errors import Refused, TriplaneError
 from infra.kafka.admin import Topic
-from infra.postgres.database import TRANSIENT, Connection
+from infra.postgres.database import TRANSIENT, Connection, Database
 from infra.runtime.catalog import ProjectionWiring
 from infra.runtime.consuming.consumer import Consumer, label
 from infra.runtime.engine import Engine
@@ -293,8 +293,9 @@ class Rebuild:
                 await self._engine.admin.offsets(list(topics.values()), end=True),
             )
         done = sum(at.values())
+        # The end is looked at once a second, and left behind meanwhile.
         rate = (done - self._from) / max(0.001, time.monotonic() - self._began)
-        total = sum(self._ends[1].values())
+        total = max(done, sum(self._ends[1].values()))
         self._asker.tell(Progress(step, done, total, rate))
         return max(0, total - done)
 
@@ -479,11 +480,16 @@ async def roll_back(
                 blue = await switch(database, wiring, standby.number, note)
             except PASSING as passing:
                 left -= 1
-                if stop.is_set() or not left:
+                if (stop.is_set() or not left) and not await _serves(database, wiring, standby.number):
                     raise Refused(f"not rolled back, and nothing was changed: {passing}") from passing
             else:
                 return blue.number, standby.number
             await asyncio.sleep(AGAIN_S)
+
+
+async def _serves(database: Database, wiring: ProjectionWiring, number: int) -> bool:
+    """Whether a generation serves, though nobody has heard of it."""
+    return serving(wiring, await generations(database, wiring)).number == number
 
 
 @asynccontextmanager

@@ -83,9 +83,13 @@ async def switch(
 ) -> Generation:
     """Let `target` serve from one commit on, and what has served stand by; give that. Raises `NotYet` and what passes.
 
-    `note` is awaited right before the commit with the generation that has served: no switch goes unrecorded.
+    `note` is awaited right before the commit with the generation that has served: no switch goes unrecorded. Done again, as
+    whoever never heard of the commit does, it changes nothing.
     """
-    blue = serving(wiring, await generations(database, wiring))
+    known = await generations(database, wiring)
+    blue = serving(wiring, known)
+    if blue.number == target:
+        return of_standing(known, "standby") or blue
     async with held(database, wiring, blue.number) as (tx, ends):
         known = await locked(tx, wiring)
         green = next((it for it in known if it.number == target), None)

@@ -66,6 +66,8 @@ class Models:
         self._at_work: dict[tuple[str, int], Folded] = {}
         self._rebuilding: asyncio.Task[None] | None = None
         self._rebuild_after = 0.0
+        self._known: dict[str, int] = {}
+        """The latest generation of each model that was there when this process began: a later one may be of later code."""
         self._stopping = asyncio.Event()
 
     @property
@@ -129,6 +131,9 @@ class Models:
 
     def _rebuild(self, wiring: ProjectionWiring, known: list[Generation]) -> None:
         active, standby = serving(wiring, known), of_standing(known, "standby")
+        if active.number > self._known.setdefault(wiring.name, max(it.number for it in known)):
+            # Somebody has switched since: what differs from this process's code is not behind it.
+            return
         if standby is not None and standby.number > active.number and standby.current(wiring):
             # An operator has gone back from this very code, and knows why.
             return
