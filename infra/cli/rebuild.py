@@ -15,7 +15,7 @@ import typer
 
 from infra.cli.errors import Code, CommandError, unknown
 from infra.cli.progress import Progress
-from infra.cli.terminal import WHY, harmless
+from infra.cli.terminal import WHY, confirm, harmless
 from infra.logs import logged_to
 from infra.settings import Settings
 
@@ -51,8 +51,7 @@ def rebuild(
         raise CommandError(msg, Code.REFUSED)
     if rollback or cancel:
         what = "serve the generation before again" if rollback else "throw away what is being built"
-        if not yes and not typer.confirm(f"{model}: {what}?"):
-            raise SystemExit(Code.REFUSED)
+        confirm(f"{model}: {what}", yes=yes)
         _run(_roll_back(wiring, why or "asked for") if rollback else _cancel(wiring, why or "asked for"))
     else:
         _run(_rebuild(wiring, parallel, why or "asked for", yes=yes))

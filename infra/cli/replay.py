@@ -20,7 +20,7 @@ import typer
 
 from infra.cli.errors import Code, CommandError, unknown
 from infra.cli.progress import Progress
-from infra.cli.terminal import confirm, harmless, said, table
+from infra.cli.terminal import answered, confirm, harmless, said, table
 from infra.settings import Settings, home_path
 
 if TYPE_CHECKING:
@@ -237,8 +237,7 @@ async def _replay(
 
     async with _engine(to) as (engine, wiring):
         if (again or with_effects) and not reason and sys.stdin.isatty():
-            reason = typer.prompt("Why? It is kept with who did it", default="", show_default=False)
-            reason = said("the reason", reason)
+            reason = said("the reason", answered("Why? It is kept with who did it: "))
         check_allowed(wiring, again=again, effects=with_effects, reason=reason)
         wanted, scope = await _range(engine, wiring, asked, again=again)
         if not wanted.records:

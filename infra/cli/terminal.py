@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 
@@ -26,8 +27,22 @@ def confirm(what: str, *, yes: bool, otherwise: str = "") -> None:
     if not sys.stdin.isatty():
         msg = f"this would {what}: say --yes to do it without a question{otherwise}"
         raise CommandError(msg, Code.REFUSED)
-    if not typer.confirm(f"{what}?"):
+    if answered(f"{what}? [y/N] ").strip().lower() not in {"y", "yes"}:
         raise SystemExit(Code.REFUSED)
+
+
+def answered(question: str) -> str:
+    """Ask somebody at a terminal. Ctrl-C ends the command, as does an end of input, which is a no."""
+    # Whoever runs a loop has put something else in its place, which would wait for the loop.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return input(question)
+    except EOFError:
+        raise SystemExit(Code.REFUSED) from None
+    except KeyboardInterrupt:
+        raise SystemExit(Code.INTERRUPTED) from None
+    finally:
+        signal.signal(signal.SIGINT, handler or signal.SIG_DFL)
 
 
 def said(option: str, text: str) -> str:

@@ -36,11 +36,7 @@ class Http:
         lines = [f"{method} {path} HTTP/1.1", "Host: localhost", f"Content-Length: {len(body)}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
         request = "\r\n".join(lines).encode() + b"\r\n\r\n" + body
-        reader, writer = (
-            self._idle.pop()
-            if self._idle
-            else await asyncio.open_connection(LOOPBACK, self._port, limit=1 << 22)
-        )
+        reader, writer = await self._connection()
         writer.write(request)
         head = await reader.readuntil(b"\r\n\r\n")
         status = int(head.split(None, 2)[1])
@@ -52,3 +48,12 @@ class Http:
         answer = await reader.readexactly(length)
         self._idle.append((reader, writer))
         return status, answer
+
+    async def _connection(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Take an idle connection that the server has not closed meanwhile, or open one."""
+        while self._idle:
+            reader, writer = self._idle.pop()
+            if not reader.at_eof():
+                return reader, writer
+            writer.close()
+        return await asyncio.open_connection(LOOPBACK, self._port, limit=1 << 22)
