@@ -294,6 +294,7 @@ async def test_a_new_column_waits_for_the_rebuild_while_readers_go_on(site: Site
             await site.ask(engine, new)
         assert (await site.rebuild(catalog=new)).switched
         assert {it["last"] is None for it in await site.ask(engine, new)} == {False}
+        await site.folded("colours", "fills", 210)
         assert sum(it["fills"] for it in await site.ask(engine)) == 210
         await site.until(lambda: _green(site, new))
     assert [*(await site.rows("colours"))[0]] == ["tenant", "colour", "total", "fills", "last"]

@@ -253,7 +253,8 @@ async def test_nothing_overtakes_a_batch_that_the_broker_refuses(bench: Bench) -
     name = f"t{uuid4().hex}.events"
     kafka = bench.engine.settings.kafka
     narrow = NewTopic(name, 1, 1, config={"max.message.bytes": "100000"})
-    for made in AdminClient({"bootstrap.servers": kafka}).create_topics([narrow]).values():
+    admin = AdminClient({"bootstrap.servers": kafka})
+    for made in admin.create_topics([narrow]).values():
         made.result()
     # The first batch holds more than the topic takes, the second one does not.
     records = [Sendable(name, b"key", f"{number:04}".encode() * 1_000, []) for number in range(40)]
