@@ -65,9 +65,10 @@ class Writes:
         self._gathered.append((statement, arguments))
 
     async def send(self, tx: Connection) -> None:
-        """Write everything that was gathered."""
+        """Write everything that was gathered since the last time."""
+        gathered, self._gathered = self._gathered, []
         try:
-            for many, run in groupby(self._gathered, _many):
+            for many, run in groupby(gathered, _many):
                 send = _copy if many else _execute
                 await send(tx, run)
         except UniqueViolationError as taken:

@@ -345,13 +345,19 @@ class Consumer:
         whole = isinstance(wiring, ProjectionWiring) and wiring.contended
         parts = [fetched] if whole or len(fetched.records) < WORTH_HALVING else fetched.halves()
         runs = [self.batcher.run(self._positions, part.records, part.opened) for part in parts]
+        done = await asyncio.gather(*runs, return_exceptions=True)
+        failed = [it for it in done if isinstance(it, BaseException)]
         counts, lost = Counts(), set[Place]()
-        for done in await asyncio.gather(*runs, return_exceptions=True):
-            if isinstance(done, BaseException):
-                raise done
-            counts.add(done[0])
-            lost |= done[1]
-        return counts, lost
+        for came_of_it, gone in [it for it in done if not isinstance(it, BaseException)]:
+            counts.add(came_of_it)
+            lost |= gone
+        try:
+            if failed:
+                raise failed[0]
+            return counts, lost
+        finally:
+            # An error keeps this frame; reached from it, too, it would keep the batch until the collector's next look.
+            del done, failed
 
     def _suit(self, size: int, seconds: float) -> None:
         """Choose the size of the next batches by what this one has shown."""

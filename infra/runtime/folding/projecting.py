@@ -3,13 +3,18 @@
 A row that is reached from many partitions, which the checkpoints do not serialise, is locked by its own key; an absent one
 cannot be: it is inserted, and whoever comes second reads it anew. A row that one partition alone reaches needs no lock: the
 checkpoint's is enough.
+
+In a large batch, rows of the first kind come last: they are locked, folded and written when all else has been, so that
+other processes wait for as little as possible.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import asyncio
+import contextlib
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from infra.errors import TriplaneError
@@ -17,7 +22,7 @@ from infra.postgres.database import Connection
 from infra.postgres.writes import Writes
 from infra.runtime.catalog import FoldWiring, ProjectionWiring
 from infra.runtime.catalog.signatures import META, NOW
-from infra.runtime.consuming.batch import outrun
+from infra.runtime.consuming.batch import BREATHE_EVERY, Outrun, outrun
 from infra.runtime.folding.injection import metadata_of
 from infra.runtime.folding.read_models import ReadModel
 from infra.runtime.folding.rows import dump_rows, load_rows
@@ -26,6 +31,9 @@ from projections import Row
 
 RowKey = tuple[Any, ...]
 """The tenant and the key columns."""
+LARGE: Final = 500
+"""From so many messages on, a shorter lock is worth some round trips more."""
+TRIES: Final = 5
 
 
 @dataclass(slots=True, eq=False)
@@ -50,6 +58,10 @@ class WrongRow(TriplaneError):
     """A projection function returned a row of another key than the one it was given."""
 
 
+class FoldedTooLate(TriplaneError):
+    """A function raised when other rows had been written: in the smaller parts of the batch all is folded first."""
+
+
 class Projecting:
     """One batch of a projection's consumer."""
 
@@ -59,7 +71,11 @@ class Projecting:
         self._models = models
         self._codec = codec
         self._cells: dict[type[Row], dict[RowKey, Cell]] = {kind: {} for kind in wiring.rows}
+        self._last: frozenset[type[Row]] = frozenset()
+        """What is locked, folded and written last."""
         self._reach: dict[int, list[tuple[FoldWiring, Cell]]] = {}
+        self._reach_last: dict[int, list[tuple[FoldWiring, Cell]]] = {}
+        self._folded: list[Incoming] = []
 
     def keys(self, incoming: Incoming) -> tuple[str, ...]:
         """Name the rows that a message reaches."""
@@ -71,9 +87,13 @@ class Projecting:
 
     async def load(self, tx: Connection, batch: Sequence[Incoming]) -> None:
         """Load the rows of a batch, table by table, in key order; lock those that others may reach."""
+        if len(batch) >= LARGE:
+            self._last = frozenset(self._wiring.rows.keys() - self._wiring.owned)
         for incoming in batch:
             tenant = incoming.envelope.tenant
-            self._reach[id(incoming)] = reached = []
+            first: list[tuple[FoldWiring, Cell]] = []
+            last: list[tuple[FoldWiring, Cell]] = []
+            self._reach[id(incoming)], self._reach_last[id(incoming)] = first, last
             for fold in self._wiring.folds[incoming.contract.name]:
                 columns = fold.key_of(incoming.message)
                 if None in columns:
@@ -83,23 +103,35 @@ class Projecting:
                 cell = cells.get(key)
                 if cell is None:
                     cell = cells[key] = Cell(tenant, columns)
-                reached.append((fold, cell))
-        for kind in sorted(self._cells, key=lambda kind: self._models[kind].view):
+                (last if fold.row in self._last else first).append((fold, cell))
+        await self._load(tx, self._cells.keys() - self._last)
+
+    async def _load(self, tx: Connection, kinds: Collection[type[Row]]) -> None:
+        for kind in self._in_order(kinds):
             cells = self._cells[kind]
             if not cells:
                 continue
             model = self._models[kind]
             keys = list(cells)
+            for cell in cells.values():
+                cell.row, cell.changed = None, False
             stored = await (model.find(tx, keys) if kind in self._wiring.owned else model.lock(tx, keys))
             for key, row in await load_rows(self._codec, model, stored):
                 cell = cells[key]
                 cell.stored, cell.row = True, row
 
+    def _in_order(self, kinds: Collection[type[Row]]) -> list[type[Row]]:
+        return sorted(kinds, key=lambda kind: self._models[kind].view)
+
     def fold(self, incoming: Incoming) -> None:
         """Fold one event into every row that it reaches; all of them, or none."""
+        self._fold(incoming, self._reach[id(incoming)])
+        self._folded.append(incoming)
+
+    def _fold(self, incoming: Incoming, reached: Iterable[tuple[FoldWiring, Cell]]) -> None:
         before: list[tuple[Cell, Row | None, bool]] = []
         try:
-            for fold, cell in self._reach[id(incoming)]:
+            for fold, cell in reached:
                 injected = _injected(fold, incoming) if fold.signature.needs else {}
                 after: Row | None = fold.signature.function(incoming.message, cell.row, **injected)
                 if after is not None:
@@ -117,9 +149,34 @@ class Projecting:
                 f"{self._wiring.name}: a row's key columns may not change; delete it and make another"
             )
 
-    async def save(self, tx: Connection, writes: Writes) -> None:  # noqa: ARG002 - nothing is asked any more
+    async def save(self, tx: Connection, writes: Writes) -> None:
         """Write every changed row once, and take away deleted ones."""
-        for kind in sorted(self._cells, key=lambda kind: self._models[kind].view):
+        await self._write(writes, self._cells.keys() - self._last)
+        if not self._last:
+            return
+        await writes.send(tx)
+        for _ in range(TRIES):
+            with contextlib.suppress(Outrun):
+                # All that has been written stays, where another process was first with one of these.
+                async with tx.transaction():
+                    await self._fold_last(tx, writes)
+                return
+        raise Outrun(f"{self._wiring.name}: other processes make the same rows, {TRIES} times")
+
+    async def _fold_last(self, tx: Connection, writes: Writes) -> None:
+        await self._load(tx, self._last)
+        for number, incoming in enumerate(self._folded, 1):
+            if number % BREATHE_EVERY == 0:
+                await asyncio.sleep(0)
+            try:
+                self._fold(incoming, self._reach_last[id(incoming)])
+            except Exception as raised:
+                raise FoldedTooLate(f"{self._wiring.name}: {raised!r}") from raised
+        await self._write(writes, self._last)
+        await writes.send(tx)
+
+    async def _write(self, writes: Writes, kinds: Collection[type[Row]]) -> None:
+        for kind in self._in_order(kinds):
             model = self._models[kind]
             cells = list(self._cells[kind].values())
             filled = [cell for cell in cells if cell.changed and cell.row is not None]
