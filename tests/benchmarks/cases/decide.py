@@ -114,11 +114,11 @@ class Decided(Product):
     async def fill(self, connection: asyncpg.Connection[Any], already: int) -> None:
         """Put in deposits into other accounts, 10 each."""
         await connection.execute(
-            f"""INSERT INTO benchmarks.events (id, kind, tenant, key, version, type, schema_version, payload, source, correlation, time)
+            f"""INSERT INTO benchmarks.events (id, kind, tenant, key, version, type, schema_version, payload, source, correlation, time, recorded_at)
                 SELECT md5('e' || n)::uuid, 'Account', 'old-' || n / 10 % 20, md5('a' || n / 10)::uuid::text, n % 10 + 1,
                 'benchmarks.Deposited', 1, json_build_object('account_id', md5('a' || n / 10)::uuid, 'amount_minor', 1,
                 'balance_minor', n % 10 + 1, 'reference', 'invoice ' || n, 'deposited_at', '2026-05-04T12:00:00Z'),
-                'triplane/benchmarks', md5('f' || n)::uuid::text, now() FROM generate_series(1, {already}) n"""
+                'triplane/benchmarks', md5('f' || n)::uuid::text, now() - interval '1 day', now() - interval '1 day' FROM generate_series(1, {already}) n"""
         )
         await connection.execute(
             """INSERT INTO benchmarks.aggregates (kind, tenant, key, version, state)
