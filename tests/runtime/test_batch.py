@@ -444,6 +444,27 @@ async def test_a_row_that_a_fold_gives_up_is_deleted(bench: Bench) -> None:
     assert json.loads(row["amounts"]) == [2, 3, -5]
 
 
+async def test_in_a_large_batch_what_a_shared_row_does_not_take_leaves_nothing_in_the_others(
+    bench: Bench,
+) -> None:
+    # given: of 1,200 baskets two are grey, which only the row of all greys refuses, and that is folded last
+    baskets = [uuid4() for _ in range(1_200)]
+    colours = {baskets[100]: "grey", baskets[900]: "grey"}
+    facts = [Filled(basket_id=it, amount=1, total=1, colour=colours.get(it, "red")) for it in baskets]
+    later = [Filled(basket_id=baskets[100], amount=2, total=3, colour="red")]
+
+    # when
+    counts = await bench.deliver("projections.colours", *[await bench.of(it) for it in (*facts, *later)])
+
+    # then
+    assert (counts.applied, counts.parked) == (1_198, 3)
+    assert await bench.reasons("projections") == ["fold_failed", "behind", "behind"]
+    (row,) = await bench.rows("colours_g1", "projections")
+    assert (row["colour"], row["total"], row["fills"]) == ("red", 1_198, 1_198)
+    kept = {row["basket_id"] for row in await bench.rows("colours_basket_g1", "projections")}
+    assert kept == set(baskets) - colours.keys()
+
+
 async def test_a_snapshot_of_another_shape_is_folded_anew_from_its_events(bench: Bench) -> None:
     basket = uuid4()
     for amount in (2, 3):

@@ -19,6 +19,7 @@ from infra.postgres.database import TRANSIENT, Connection, Database
 from infra.postgres.database import Row as Stored
 from infra.postgres.writes import Writes
 from infra.runtime.consuming.batch import Batcher, Outrun, Position
+from infra.runtime.folding import projecting
 from infra.runtime.folding import streams as streaming
 from infra.runtime.folding.read_models import ReadModel
 from infra.runtime.messages.codec import Incoming
@@ -99,11 +100,22 @@ async def one_row_from_four_partitions(benches: list[Bench]) -> dict[str, Any]:
     return row
 
 
+@pytest.fixture(params=["small", "large"])
+def size(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Batches that lock rows before they fold, and batches that fold and write all else before."""
+    size: str = request.param
+    if size == "large":
+        monkeypatch.setattr(projecting, "LARGE", 1)
+    return size
+
+
+@pytest.mark.usefixtures("size")
 async def test_one_row_is_fed_from_many_partitions_by_two_workers(benches: list[Bench]) -> None:
     row = await one_row_from_four_partitions(benches)
     assert (row["total"], row["fills"]) == (120, 120)
 
 
+@pytest.mark.usefixtures("size")
 async def test_the_mutant_without_the_rows_lock_loses_updates(
     benches: list[Bench], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -125,6 +137,39 @@ async def test_the_mutant_without_the_rows_lock_loses_updates(
     await together(benches, COLOURS, shares)
     (row,) = await benches[0].rows("colours_g1", "projections")
     assert row["total"] < 80
+
+
+@pytest.mark.parametrize("size", ["large"], indirect=True)
+@pytest.mark.usefixtures("size")
+async def test_whoever_is_second_to_make_a_row_does_only_its_last_part_anew(
+    benches: list[Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given: another process makes the row between our look and our insert
+    first, second = benches
+    theirs = await second.of(
+        Filled(basket_id=uuid4(), amount=3, total=3, colour="red"), partition=1, id="theirs"
+    )
+    ours = await first.of(Filled(basket_id=uuid4(), amount=4, total=4, colour="red"), partition=0, id="ours")
+    lock, looks = ReadModel.lock, 0
+
+    async def outrun(self: ReadModel, tx: Connection, keys: Sequence[tuple[Any, ...]]) -> list[Stored]:
+        nonlocal looks
+        found = await lock(self, tx, keys)
+        looks += 1
+        if looks == 1:
+            await second.deliver(COLOURS, theirs)
+        return found
+
+    monkeypatch.setattr(ReadModel, "lock", outrun)
+
+    # when
+    counts = await first.deliver(COLOURS, ours)
+
+    # then: the batch went through at once, and looked again at the shared row alone (theirs looked once)
+    assert (counts.applied, looks) == (1, 3)
+    (row,) = await first.rows("colours_g1", "projections")
+    assert (row["total"], row["fills"]) == (7, 2)
+    assert len(await first.rows("colours_basket_g1", "projections")) == 2
 
 
 # -- one aggregate, commands and facts ----------------------------------------------------------------------------------
