@@ -265,7 +265,7 @@ async def _resume(replay_id: UUID, rate: int | None) -> None:
 
 
 async def _go_on(engine: Engine, job: Job) -> None:
-    """Run a replay that this process holds, and say how it ended."""
+    """Run a replay that this process holds, though nobody may read on (`| head`), and say how it ended."""
     from infra.errors import TriplaneError
     from infra.postgres.database import TRANSIENT
     from infra.runtime.operating.replaying import replay as run
@@ -486,8 +486,6 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
     except BEHIND as other:
         msg = "the database's schema is not that of this code; run: triplane migrate"
         raise CommandError(msg, Code.REFUSED) from other
-    except BrokenPipeError:
-        raise
     except TRANSIENT as away:
         msg = f"the database cannot be reached ({type(away).__name__}): is the platform up? (triplane status)"
         raise CommandError(msg) from away

@@ -227,6 +227,24 @@ def test_ctrl_c_resume_and_a_second_operator(spent: Running) -> None:
     assert (again.returncode, b"nothing to do" in again.stdout) == (0, True)
 
 
+def test_a_run_goes_on_when_its_reader_has_left(spent: Running) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "infra.cli", "replay", *SPEND, "--from", "0", "--yes", "--rate", "20"],
+        cwd=ROOT,
+        env=spent.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as run:
+        assert run.stdout
+        assert run.stderr
+        replay_id = next(line for line in run.stdout if line.startswith("replay ")).split()[1]
+        run.stdout.close()
+        assert (run.wait(30), run.stderr.read()) == (0, "")
+    standing = "SELECT standing FROM projections.replays WHERE id = $1"
+    assert asyncio.run(ask(spent, standing, replay_id)) == "done"
+
+
 @pytest.mark.parametrize("server", ["TRIPLANE_KAFKA", "TRIPLANE_POSTGRES"])
 def test_a_server_that_is_away_is_told(spent: Running, server: str) -> None:
     away = NOWHERE if server == "TRIPLANE_KAFKA" else f"postgresql://nobody:x@{NOWHERE}/triplane"
