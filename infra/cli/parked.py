@@ -104,7 +104,7 @@ def _confirm(what: str, why: str, *, yes: bool, nothing: bool) -> None:
     if nothing:
         typer.echo("nothing to do")
         raise SystemExit(Code.DONE)
-    if not why.strip():
+    if not why:
         msg = "--why is needed: it is kept with who did it"
         raise CommandError(msg, Code.USAGE)
     confirm(what, yes=yes)
