@@ -96,6 +96,18 @@ def test_code_has_changed_when_it_folds_otherwise(
     assert (digests[0] == digests[1]) is same
 
 
+@pytest.mark.parametrize(("opens", "ends"), [("if True:", ""), ("try:", "except ImportError:\n    raise\n")])
+def test_code_has_changed_when_a_function_in_a_branch_of_its_module_has(
+    tmp_path: Path, opens: str, ends: str
+) -> None:
+    members = 'members = Projection("members")'
+    helped = (members, f"{opens}\n    def step() -> int:\n        return 1\n{ends}\n{members}")
+    used = ('"fills": was.fills + 1', '"fills": was.fills + step()')
+    edits = [(helped, used), (helped, used, ("return 1\n", "return 2\n"))]
+    before, after = (code(changed(tmp_path, *it).projections["projections.colours"]) for it in edits)
+    assert before != after
+
+
 def test_the_shape_has_changed_when_rows_are_stored_otherwise(tmp_path: Path) -> None:
     edits = (
         (),
