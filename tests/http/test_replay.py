@@ -55,6 +55,11 @@ REFUSALS = {
         2,
         "is after",
     ),
+    "backwards, an offset and a time": (
+        (*SPEND, "--from", "1", "--until", "2020-05-04T12:00:00Z"),
+        2,
+        "--from 1 is after --until 2020-05-04 12:00:00+00:00",
+    ),
     "neither offset nor time": ((*SPEND, "--from", "yesterday"), 2, "neither an offset nor a time"),
     "negative": ((*SPEND, "--from", "-5"), 2, "neither an offset nor a time"),
     "too large": ((*SPEND, "--from", "9" * 30), 2, "no offset is that large"),
