@@ -154,7 +154,7 @@ def _asked(
     if topic not in catalog.topics:
         raise unknown("topic", topic, catalog.topics)
     if kind is not None and kind not in catalog.contracts:
-        raise unknown("message type", kind, catalog.contracts)
+        raise unknown("message type", kind, catalog.contracts, "triplane catalog")
     if not start and not end:
         msg = "say a range: --from and --until take an offset, or a time such as 2026-05-04T12:00:00Z"
         raise CommandError(msg, Code.USAGE)
@@ -319,7 +319,7 @@ async def _resolved(engine: Engine, asked: Asked) -> Range:
         rows = await engine.databases["tenancy"].fetch("SELECT tenant FROM tenants")
         tenants = {row["tenant"] for row in rows}
         if asked.only.tenant not in tenants:
-            raise unknown("tenant", asked.only.tenant, tenants)
+            raise unknown("tenant", asked.only.tenant, tenants, "triplane tenants list")
     return await resolved(engine.admin, asked.topic, asked.start, asked.end, asked.partition)
 
 

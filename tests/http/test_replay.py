@@ -29,12 +29,12 @@ REFUSALS = {
     "unknown consumer": (
         ("--to", "projections.customer_spent", "--topic", "payments.events", "--from", "0"),
         2,
-        "did you mean projections.customer_spend?",
+        "did you mean projections.customer_spend",
     ),
     "unknown topic": (
         ("--to", "payments", "--topic", "payment.events", "--from", "0"),
         2,
-        "payments.events?",
+        "did you mean payments.events",
     ),
     "a topic of others": (
         ("--to", "projections.customer_spend", "--topic", "identity.events", "--from", "0"),
@@ -44,10 +44,15 @@ REFUSALS = {
     "unknown type": (
         (*SPEND, "--from", "0", "--type", "payments.PaymentComplete"),
         2,
-        "payments.PaymentCompleted?",
+        "did you mean payments.PaymentCompleted or payments.",
+    ),
+    "where all types are": (
+        (*SPEND, "--from", "0", "--type", "nothing.LikeIt"),
+        2,
+        "'nothing.LikeIt' is no message type (triplane catalog shows them all)",
     ),
     "a type of others": ((*SPEND, "--from", "0", "--type", "identity.UserVerified"), 2, "does not listen to"),
-    "unknown tenant": ((*SPEND, "--from", "0", "--tenant", "demo-aa"), 2, "did you mean demo-a?"),
+    "unknown tenant": ((*SPEND, "--from", "0", "--tenant", "demo-aa"), 2, "did you mean demo-a"),
     "no range": (SPEND, 2, "--from and --until"),
     "backwards": ((*SPEND, "--from", "6", "--until", "5"), 2, "--from 6 is after --until 5"),
     "backwards in time": (
