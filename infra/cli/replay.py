@@ -99,7 +99,7 @@ def replay(
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
-    """Give one consumer the recorded messages of a range that it never applied. Nobody else's position moves."""
+    """Give one consumer the recorded messages of a range that it neither applied nor parked. Nobody else's position moves."""
     reason = said("--reason", reason)
     for option, given in (("--key", key), ("--tenant", tenant), ("--to-topic", to_topic)):
         said(option, given or "")
@@ -284,11 +284,13 @@ async def _go_on(engine: Engine, job: Job) -> None:
         said = failed if isinstance(failed, TriplaneError) else f"the database: {type(failed).__name__}"
         raise CommandError(f"{said}; {how_on}") from failed
     progress.line()
+    consumer = job.order.scope[0]
     typer.echo(f"{_summary(job.tally)} in {time.monotonic() - began:.1f} s")
+    _tell_parked_before(job.tally, consumer)
     if not job.at_end:
         raise CommandError(f"interrupted; {how_on}", Code.INTERRUPTED)
     if job.tally.total.parked:
-        msg = f"some stay parked: see triplane parked list --consumer {job.order.scope[0]}"
+        msg = f"some of it has been parked: see triplane parked list --consumer {consumer}"
         raise CommandError(msg, Code.PARTIAL)
 
 
@@ -415,6 +417,14 @@ def _summary(tally: Tally) -> str:
     return f"{total.applied:,} applied, {total.duplicates:,} duplicates, {total.parked:,} parked, {tally.skipped:,} skipped"
 
 
+def _tell_parked_before(tally: Tally, consumer: str) -> None:
+    if tally.total.parked_before:
+        typer.echo(
+            f"{tally.total.parked_before:,} parked before, and left so; when their cause is mended: "
+            f"triplane parked redrive --consumer {consumer} --why TEXT"
+        )
+
+
 def _tell_rehearsal(wiring: Wiring, topic: str, tally: Tally, took: float, rate: int | None) -> None:
     rows = [
         {
@@ -424,12 +434,14 @@ def _tell_rehearsal(wiring: Wiring, topic: str, tally: Tally, took: float, rate:
             "to apply": it.applied,
             "applied before": it.duplicates,
             "to park": it.parked,
+            "parked before": it.parked_before,
         }
         for (number, kind), it in sorted(tally.lines.items())
     ]
     total = tally.total
     typer.echo(table(rows) if rows else "no message of the range concerns this consumer")
     typer.echo(_summary(tally))
+    _tell_parked_before(tally, wiring.name)
     typer.echo(
         f"applied before: {100 * total.duplicates / max(1, total.messages):.1f} % of {total.messages:,} messages"
     )

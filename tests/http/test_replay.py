@@ -195,7 +195,9 @@ def test_a_dry_run_and_a_run_leave_every_group_where_it_was(spent: Running) -> N
     assert committed(spent) == before
 
 
-def test_what_stays_parked_is_told_by_the_exit_code(spent: Running) -> None:
+def test_what_a_run_parks_is_told_by_the_exit_code_and_what_was_parked_before_by_a_line(
+    spent: Running,
+) -> None:
     producer = Producer({"bootstrap.servers": spent.settings.kafka})
     producer.produce("customers.inbound", b"{", b"k", partition=4)
     assert producer.flush(10) == 0
@@ -205,9 +207,17 @@ def test_what_stays_parked_is_told_by_the_exit_code(spent: Running) -> None:
         return bool(await ask(spent, parked))
 
     asyncio.run(eventually(seen, 30))
-    done = spent.cli("replay", "--to", "customers", "--topic", "customers.inbound", "--from", "0", "--yes")
+    # It is forgotten, as for a consumer that has never seen it.
+    asyncio.run(ask(spent, "DELETE FROM customers.parked"))
+    arguments = ("replay", "--to", "customers", "--topic", "customers.inbound", "--from", "0")
+    done = spent.cli(*arguments, "--yes")
     assert done.returncode == 4, done.stderr
     assert b"triplane parked list --consumer customers" in done.stderr
+    for how in ("--dry-run", "--yes"):
+        done = spent.cli(*arguments, how)
+        assert done.returncode == 0, done.stderr
+        assert b"1 parked before, and left so" in done.stdout
+        assert b"triplane parked redrive --consumer customers --why TEXT" in done.stdout
     assert asyncio.run(ask(spent, parked)) == 1
 
 
