@@ -20,13 +20,12 @@ from infra.errors import Refused, TriplaneError
 from infra.settings import SettingsError, home_path
 
 FULL = {errno.ENOSPC, errno.EDQUOT}
-HELPERS = {"__main__", "app", "errors", "progress", "terminal"}
+HELPERS = {"__main__", "app", "errors", "progress", "streams", "terminal"}
 
 
 def main(arguments: list[str] | None = None) -> int:  # noqa: C901, PLR0911 - one for every way to end
     """Run `triplane` with these arguments (default: the process's) and return its exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    _open_streams()
     try:
         return _run(_with_home(arguments))
     except CommandError as error:
@@ -43,10 +42,6 @@ def main(arguments: list[str] | None = None) -> int:  # noqa: C901, PLR0911 - on
         return _fail(str(error), Code.FAILED)
     except KeyboardInterrupt:
         return Code.INTERRUPTED
-    except BrokenPipeError:
-        # the reader of our output has left (`| head`): not worth a word, and Python must not try to flush either
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return Code.DONE
     except ConnectionError as away:
         return _fail(f"{away.strerror or away}: is the platform up? (triplane status)", Code.FAILED)
     except OSError as error:
@@ -114,18 +109,6 @@ def _with_home(arguments: list[str]) -> list[str]:
         else:
             rest.append(argument)
     return rest
-
-
-def _open_streams() -> None:
-    """Have all three standard streams, though cron or a service manager has closed some: their numbers must not be others'."""
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
-        try:
-            os.fstat(number)
-        except OSError:
-            # The lowest number that is free, which is this one.
-            os.open(os.devnull, os.O_RDWR)
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(number, "r" if number == 0 else "w", encoding="utf-8"))  # noqa: PTH123, SIM115 - it stays
 
 
 def _fail(message: str, code: Code) -> int:

@@ -74,7 +74,7 @@ async def _list() -> list[UnknownEffect]:
 async def _decide(effect: UUID, why: str, *, again: bool) -> None:
     from infra.runtime.operating import unknowns
 
-    if not why.strip():
+    if not why:
         msg = "--why is needed: it is kept with who did it"
         raise CommandError(msg, Code.USAGE)
     async with _engine() as engine:

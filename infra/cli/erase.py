@@ -25,7 +25,7 @@ def erase(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Erase somebody for ever. Ids and amounts stay, what was personal reads as erased."""
-    if not why.strip():
+    if not why:
         msg = "--why is needed: it is kept with who did it"
         raise CommandError(msg, Code.USAGE)
     confirm(f"erase {subject} of {tenant} for ever", yes=yes)

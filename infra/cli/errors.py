@@ -29,9 +29,10 @@ class CommandError(Exception):
         self.code = code
 
 
-def unknown(what: str, name: str, known: Iterable[str]) -> CommandError:
-    """Say that there is no such thing, and what may have been meant."""
+def unknown(what: str, name: str, known: Iterable[str], shown_by: str = "") -> CommandError:
+    """Say that there is no such thing, what may have been meant, and what there is, or which command shows it."""
     names = sorted(known)
-    near = get_close_matches(name, names, 1)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    return CommandError(f"{name!r} is no {what}{hint} (there are {', '.join(names) or 'none'})", Code.USAGE)
+    near = get_close_matches(name, names, 3, 0.7)
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    every = f"{shown_by} shows them all" if shown_by else f"there are {', '.join(names) or 'none'}"
+    return CommandError(f"{name!r} is no {what}{hint} ({every})", Code.USAGE)

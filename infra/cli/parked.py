@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from infra.cli.errors import Code, CommandError
+from infra.cli.errors import Code, CommandError, unknown
 from infra.cli.terminal import WHY, confirm, harmless
 from infra.settings import Settings
 
@@ -104,7 +104,7 @@ def _confirm(what: str, why: str, *, yes: bool, nothing: bool) -> None:
     if nothing:
         typer.echo("nothing to do")
         raise SystemExit(Code.DONE)
-    if not why.strip():
+    if not why:
         msg = "--why is needed: it is kept with who did it"
         raise CommandError(msg, Code.USAGE)
     confirm(what, yes=yes)
@@ -131,8 +131,7 @@ async def _find(consumer: str | None, tenant: str | None, reason: str | None) ->
 
     catalog = discover()
     if consumer is not None and consumer not in catalog.consumers:
-        msg = f"{consumer!r} is no consumer; known: {', '.join(sorted(catalog.consumers))}"
-        raise CommandError(msg, Code.USAGE)
+        raise unknown("consumer", consumer, catalog.consumers)
     schemas = sorted(
         {wiring.schema for wiring in catalog.consumers.values() if consumer in {None, wiring.name}}
     )

@@ -7,6 +7,8 @@ import sys
 import time
 from contextlib import suppress
 
+from infra.cli.errors import CommandError
+
 
 class Progress:
     """Prints the steps of one command."""
@@ -38,7 +40,7 @@ class Progress:
 
     @staticmethod
     def _write(text: str) -> None:
-        # a closed terminal or pipe ends the telling, not the work
-        with suppress(OSError):
+        # a closed terminal or a full disk ends the telling, not the work
+        with suppress(CommandError):
             sys.stdout.write(text)
             sys.stdout.flush()

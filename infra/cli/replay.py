@@ -99,7 +99,7 @@ def replay(
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
-    """Give one consumer the recorded messages of a range that it never applied. Nobody else's position moves."""
+    """Give one consumer the recorded messages of a range that it neither applied nor parked. Nobody else's position moves."""
     reason = said("--reason", reason)
     for option, given in (("--key", key), ("--tenant", tenant), ("--to-topic", to_topic)):
         said(option, given or "")
@@ -154,7 +154,7 @@ def _asked(
     if topic not in catalog.topics:
         raise unknown("topic", topic, catalog.topics)
     if kind is not None and kind not in catalog.contracts:
-        raise unknown("message type", kind, catalog.contracts)
+        raise unknown("message type", kind, catalog.contracts, "triplane catalog")
     if not start and not end:
         msg = "say a range: --from and --until take an offset, or a time such as 2026-05-04T12:00:00Z"
         raise CommandError(msg, Code.USAGE)
@@ -265,7 +265,7 @@ async def _resume(replay_id: UUID, rate: int | None) -> None:
 
 
 async def _go_on(engine: Engine, job: Job) -> None:
-    """Run a replay that this process holds, and say how it ended."""
+    """Run a replay that this process holds, though nobody may read on (`| head`), and say how it ended."""
     from infra.errors import TriplaneError
     from infra.postgres.database import TRANSIENT
     from infra.runtime.operating.replaying import replay as run
@@ -284,11 +284,13 @@ async def _go_on(engine: Engine, job: Job) -> None:
         said = failed if isinstance(failed, TriplaneError) else f"the database: {type(failed).__name__}"
         raise CommandError(f"{said}; {how_on}") from failed
     progress.line()
+    consumer = job.order.scope[0]
     typer.echo(f"{_summary(job.tally)} in {time.monotonic() - began:.1f} s")
+    _tell_parked_before(job.tally, consumer)
     if not job.at_end:
         raise CommandError(f"interrupted; {how_on}", Code.INTERRUPTED)
     if job.tally.total.parked:
-        msg = f"some stay parked: see triplane parked list --consumer {job.order.scope[0]}"
+        msg = f"some of it has been parked: see triplane parked list --consumer {consumer}"
         raise CommandError(msg, Code.PARTIAL)
 
 
@@ -319,7 +321,7 @@ async def _resolved(engine: Engine, asked: Asked) -> Range:
         rows = await engine.databases["tenancy"].fetch("SELECT tenant FROM tenants")
         tenants = {row["tenant"] for row in rows}
         if asked.only.tenant not in tenants:
-            raise unknown("tenant", asked.only.tenant, tenants)
+            raise unknown("tenant", asked.only.tenant, tenants, "triplane tenants list")
     return await resolved(engine.admin, asked.topic, asked.start, asked.end, asked.partition)
 
 
@@ -415,6 +417,14 @@ def _summary(tally: Tally) -> str:
     return f"{total.applied:,} applied, {total.duplicates:,} duplicates, {total.parked:,} parked, {tally.skipped:,} skipped"
 
 
+def _tell_parked_before(tally: Tally, consumer: str) -> None:
+    if tally.total.parked_before:
+        typer.echo(
+            f"{tally.total.parked_before:,} parked before, and left so; when their cause is mended: "
+            f"triplane parked redrive --consumer {consumer} --why TEXT"
+        )
+
+
 def _tell_rehearsal(wiring: Wiring, topic: str, tally: Tally, took: float, rate: int | None) -> None:
     rows = [
         {
@@ -424,12 +434,14 @@ def _tell_rehearsal(wiring: Wiring, topic: str, tally: Tally, took: float, rate:
             "to apply": it.applied,
             "applied before": it.duplicates,
             "to park": it.parked,
+            "parked before": it.parked_before,
         }
         for (number, kind), it in sorted(tally.lines.items())
     ]
     total = tally.total
     typer.echo(table(rows) if rows else "no message of the range concerns this consumer")
     typer.echo(_summary(tally))
+    _tell_parked_before(tally, wiring.name)
     typer.echo(
         f"applied before: {100 * total.duplicates / max(1, total.messages):.1f} % of {total.messages:,} messages"
     )
@@ -486,8 +498,6 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
     except BEHIND as other:
         msg = "the database's schema is not that of this code; run: triplane migrate"
         raise CommandError(msg, Code.REFUSED) from other
-    except BrokenPipeError:
-        raise
     except TRANSIENT as away:
         msg = f"the database cannot be reached ({type(away).__name__}): is the platform up? (triplane status)"
         raise CommandError(msg) from away

@@ -50,11 +50,11 @@ def _change(tenant: str, standing: Standing, why: str) -> None:
     if not TENANT.match(tenant):
         msg = f"{tenant!r}: a tenant id is 1 to 63 of a-z, 0-9 and '-'"
         raise CommandError(msg, Code.USAGE)
-    if not why.strip() or len(why) > 255:
-        msg = "--why is needed, in at most 255 characters: it is kept with who did it"
+    if not why:
+        msg = "--why is needed: it is kept with who did it"
         raise CommandError(msg, Code.USAGE)
     try:
-        typer.echo(asyncio.run(_set(Settings.load(), tenant, standing, why.strip())))
+        typer.echo(asyncio.run(_set(Settings.load(), tenant, standing, why)))
     except TRANSIENT as away:
         msg = f"the database cannot be reached ({type(away).__name__}): is the platform up? (triplane status)"
         raise CommandError(msg) from away

@@ -9,6 +9,9 @@ from datetime import UTC, datetime
 Place = tuple[str, int]
 """A topic and a partition."""
 
+Spot = tuple[str, int, int]
+"""One record: topic, partition, offset."""
+
 Header = tuple[str, bytes | None]
 """A null value is what some clients send for an empty one."""
 
@@ -29,6 +32,11 @@ class Record:
     def place(self) -> Place:
         """The topic and partition that it lies in."""
         return self.topic, self.partition
+
+    @property
+    def spot(self) -> Spot:
+        """The topic, partition and offset at which it lies."""
+        return self.topic, self.partition, self.offset
 
     @property
     def inbound(self) -> bool:

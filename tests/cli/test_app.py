@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import errno
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 import pytest
 import typer
@@ -15,6 +19,7 @@ from infra.cli.app import main
 from infra.cli.errors import Code, CommandError
 from infra.embedded import EmbeddedError
 from infra.embedded.lock import HomeTaken
+from infra.embedded.process import ROOT
 from infra.settings import SettingsError
 
 ENDS: list[tuple[BaseException, Code, str]] = [
@@ -71,6 +76,30 @@ def test_the_trace_of_the_unexpected_is_kept_in_the_home(home: Path, monkeypatch
 def test_an_unknown_command_is_a_usage_error_with_a_hint(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["staus"]) == Code.USAGE
     assert "Did you mean 'status'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["status", "--help"])
+def test_an_output_that_cannot_be_written_is_told_as_that(command: str) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = shell(command, full)
+    assert (done.returncode, done.stderr) == (
+        Code.FAILED,
+        "triplane: the output cannot be written: No space left on device\n",
+    )
+
+
+def test_a_reader_that_has_left_changes_nothing() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    done = shell("status", write)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (Code.DONE, "")
+
+
+def shell(command: str, output: IO[str] | int) -> subprocess.CompletedProcess[str]:
+    """Run a command as a shell does."""
+    arguments = [sys.executable, "-m", "infra.cli", command]
+    return subprocess.run(arguments, cwd=ROOT, stdout=output, stderr=subprocess.PIPE, text=True, check=False)
 
 
 @pytest.mark.parametrize("arguments", [[], ["status", "--jsn"], ["--home"], ["status", "--home="]])

@@ -29,12 +29,12 @@ REFUSALS = {
     "unknown consumer": (
         ("--to", "projections.customer_spent", "--topic", "payments.events", "--from", "0"),
         2,
-        "did you mean projections.customer_spend?",
+        "did you mean projections.customer_spend",
     ),
     "unknown topic": (
         ("--to", "payments", "--topic", "payment.events", "--from", "0"),
         2,
-        "payments.events?",
+        "did you mean payments.events",
     ),
     "a topic of others": (
         ("--to", "projections.customer_spend", "--topic", "identity.events", "--from", "0"),
@@ -44,16 +44,26 @@ REFUSALS = {
     "unknown type": (
         (*SPEND, "--from", "0", "--type", "payments.PaymentComplete"),
         2,
-        "payments.PaymentCompleted?",
+        "did you mean payments.PaymentCompleted or payments.",
+    ),
+    "where all types are": (
+        (*SPEND, "--from", "0", "--type", "nothing.LikeIt"),
+        2,
+        "'nothing.LikeIt' is no message type (triplane catalog shows them all)",
     ),
     "a type of others": ((*SPEND, "--from", "0", "--type", "identity.UserVerified"), 2, "does not listen to"),
-    "unknown tenant": ((*SPEND, "--from", "0", "--tenant", "demo-aa"), 2, "did you mean demo-a?"),
+    "unknown tenant": ((*SPEND, "--from", "0", "--tenant", "demo-aa"), 2, "did you mean demo-a"),
     "no range": (SPEND, 2, "--from and --until"),
     "backwards": ((*SPEND, "--from", "6", "--until", "5"), 2, "--from 6 is after --until 5"),
     "backwards in time": (
         (*SPEND, "--from", "2026-05-04T12:00:00Z", "--until", "2026-05-04T12:00:00+02:00"),
         2,
         "is after",
+    ),
+    "backwards, an offset and a time": (
+        (*SPEND, "--from", "1", "--until", "2020-05-04T12:00:00Z"),
+        2,
+        "--from 1 is after --until 2020-05-04 12:00:00+00:00",
     ),
     "neither offset nor time": ((*SPEND, "--from", "yesterday"), 2, "neither an offset nor a time"),
     "negative": ((*SPEND, "--from", "-5"), 2, "neither an offset nor a time"),
@@ -185,7 +195,9 @@ def test_a_dry_run_and_a_run_leave_every_group_where_it_was(spent: Running) -> N
     assert committed(spent) == before
 
 
-def test_what_stays_parked_is_told_by_the_exit_code(spent: Running) -> None:
+def test_what_a_run_parks_is_told_by_the_exit_code_and_what_was_parked_before_by_a_line(
+    spent: Running,
+) -> None:
     producer = Producer({"bootstrap.servers": spent.settings.kafka})
     producer.produce("customers.inbound", b"{", b"k", partition=4)
     assert producer.flush(10) == 0
@@ -195,9 +207,17 @@ def test_what_stays_parked_is_told_by_the_exit_code(spent: Running) -> None:
         return bool(await ask(spent, parked))
 
     asyncio.run(eventually(seen, 30))
-    done = spent.cli("replay", "--to", "customers", "--topic", "customers.inbound", "--from", "0", "--yes")
+    # It is forgotten, as for a consumer that has never seen it.
+    asyncio.run(ask(spent, "DELETE FROM customers.parked"))
+    arguments = ("replay", "--to", "customers", "--topic", "customers.inbound", "--from", "0")
+    done = spent.cli(*arguments, "--yes")
     assert done.returncode == 4, done.stderr
     assert b"triplane parked list --consumer customers" in done.stderr
+    for how in ("--dry-run", "--yes"):
+        done = spent.cli(*arguments, how)
+        assert done.returncode == 0, done.stderr
+        assert b"1 parked before, and left so" in done.stdout
+        assert b"triplane parked redrive --consumer customers --why TEXT" in done.stdout
     assert asyncio.run(ask(spent, parked)) == 1
 
 
@@ -225,6 +245,24 @@ def test_ctrl_c_resume_and_a_second_operator(spent: Running) -> None:
     assert resumed.returncode == 0, resumed.stderr
     again = spent.cli("replay", "--resume", replay_id)
     assert (again.returncode, b"nothing to do" in again.stdout) == (0, True)
+
+
+def test_a_run_goes_on_when_its_reader_has_left(spent: Running) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "infra.cli", "replay", *SPEND, "--from", "0", "--yes", "--rate", "20"],
+        cwd=ROOT,
+        env=spent.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as run:
+        assert run.stdout
+        assert run.stderr
+        replay_id = next(line for line in run.stdout if line.startswith("replay ")).split()[1]
+        run.stdout.close()
+        assert (run.wait(30), run.stderr.read()) == (0, "")
+    standing = "SELECT standing FROM projections.replays WHERE id = $1"
+    assert asyncio.run(ask(spent, standing, replay_id)) == "done"
 
 
 @pytest.mark.parametrize("server", ["TRIPLANE_KAFKA", "TRIPLANE_POSTGRES"])

@@ -33,6 +33,8 @@ TWICE = ('"fills": was.fills + 1', '"fills": was.fills + 2')
 NO_GREY = ('if event.colour == "grey":', 'if event.colour == "gray":')
 MORE = ("    fills: int = 0\n", '    fills: int = 0\n    """."""\n    last: int | None = None\n')
 MORE_FOLDED = ('"fills": was.fills + 1}', '"fills": was.fills + 1, "last": event.total}')
+GONE = 2**31 - 1
+"""No process has this number."""
 RETYPED = (
     ("    fills: int = 0", '    fills: str = ""'),
     ('"fills": was.fills + 1', '"fills": was.fills + "x"'),
@@ -94,6 +96,18 @@ def test_code_has_changed_when_it_folds_otherwise(
     before, after = changed(tmp_path), changed(tmp_path, edit)
     digests = [code(it.projections["projections.colours"]) for it in (before, after)]
     assert (digests[0] == digests[1]) is same
+
+
+@pytest.mark.parametrize(("opens", "ends"), [("if True:", ""), ("try:", "except ImportError:\n    raise\n")])
+def test_code_has_changed_when_a_function_in_a_branch_of_its_module_has(
+    tmp_path: Path, opens: str, ends: str
+) -> None:
+    members = 'members = Projection("members")'
+    helped = (members, f"{opens}\n    def step() -> int:\n        return 1\n{ends}\n{members}")
+    used = ('"fills": was.fills + 1', '"fills": was.fills + step()')
+    edits = [(helped, used), (helped, used, ("return 1\n", "return 2\n"))]
+    before, after = (code(changed(tmp_path, *it).projections["projections.colours"]) for it in edits)
+    assert before != after
 
 
 def test_the_shape_has_changed_when_rows_are_stored_otherwise(tmp_path: Path) -> None:
@@ -208,6 +222,25 @@ async def test_one_rebuild_at_a_time_and_the_second_operator_hears_of_the_first(
             await cancel(engine, site.wiring(), Heard().asker("bob"))
         goes_on.set()
         assert (await running).switched
+
+
+async def test_a_rebuild_whose_process_is_gone_is_told_as_half_built_at_once(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await given(site, 10)
+    # Long before its lease expires.
+    monkeypatch.setattr("os.getpid", lambda: GONE)
+    told = ""
+
+    async def agree(_: Sequence[TableDiff]) -> bool:
+        nonlocal told
+        told = (await said(site, site.catalog))["building"]
+        return False
+
+    async with site.engine() as engine:
+        asker = Asker("alice", "asked for", lambda _: None, agree)
+        await Rebuild(engine, site.wiring(), asker).run(asyncio.Event())
+    assert told == "generation 2 is half-built; go on: triplane rebuild colours"
 
 
 async def test_given_up_it_leaves_nothing(site: Site) -> None:

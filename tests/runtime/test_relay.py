@@ -220,6 +220,38 @@ async def test_a_relay_that_was_held_up_past_its_lease_deletes_nothing(
         await relay._writer.close()
 
 
+class Hoarder(Relay):
+    """A relay that cannot delete for a while."""
+
+    hoards = True
+
+    async def _forget_sent(self) -> None:
+        if self.hoards:
+            raise TimeoutError
+        await super()._forget_sent()
+
+
+async def test_a_relay_that_cannot_delete_sends_no_more_than_it_may_remember(
+    bench: Bench, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relaying, "MOST_SENT", 5)
+    async with bench.engine.databases["shop"].transaction() as tx:
+        await outbox.write(tx, [message(topic, "key", number) for number in range(1, 13)])
+    relay = Hoarder(bench.engine.databases["shop"], bench.engine.settings.kafka, Wakeups())
+    for _ in range(3):
+        await relay._one_turn()
+        await relay._forget_soon()
+    assert read(bench.engine.settings, topic) == {"key": [1, 2, 3, 4, 5]}
+    assert relay.vitals.counters["failures"] == 3
+    relay.hoards = False
+    await relay._forget_sent()
+    for _ in range(2):
+        await turn(relay)
+    await relay._writer.close()
+    assert read(bench.engine.settings, topic) == {"key": list(range(1, 13))}
+    await emptied(bench)
+
+
 async def test_a_key_whose_message_is_refused_holds_up_nobody_else(
     bench: Bench, topic: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,6 +18,7 @@ from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
 from events import Message
+from infra.errors import Unacceptable
 from infra.kafka.admin import Topic
 from infra.kafka.copier import Copier
 from infra.kafka.range import RangeReader
@@ -282,7 +283,7 @@ async def test_a_dry_run_counts_what_the_run_will_and_changes_nothing(
     assert duplicates >= 15
     assert parked >= 5
     assert skipped == 46
-    assert len(await log.bench.rows("parked", "projections")) == parked
+    assert len(await log.bench.rows("parked", "projections")) == parked + run.total.parked_before
 
 
 async def test_a_dry_run_keeps_no_key_of_a_new_person(log: Log) -> None:
@@ -422,8 +423,37 @@ async def test_a_parked_key_stays_parked(bench: Bench, log: Log) -> None:
     await log.sent(Put(basket_id=basket, amount=BROKEN), Put(basket_id=basket, amount=1))
     await log.live(SHOP)
     before = await bench.rows("parked")
-    assert counts(await log.replay(SHOP, COMMANDS)) == (0, 0, 2, 0)
-    assert await bench.rows("parked") == before
+    await log.sent(Put(basket_id=basket, amount=2), Put(basket_id=uuid4(), amount=3))
+    await log.register(SHOP)
+    rehearsed = await log.rehearse(SHOP, await log.order(SHOP, COMMANDS))
+    run = await log.replay(SHOP, COMMANDS)
+    assert rehearsed == run
+    assert counts(run) == (1, 0, 1, 0)
+    assert run.total.parked_before == 2
+    assert (await bench.rows("parked"))[:2] == before
+    assert await bench.reasons() == ["fold_failed", "behind", "behind"]
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["what was never applied", "anew"])
+async def test_what_is_parked_is_left_to_a_redrive_though_it_could_be_applied_by_now(
+    bench: Bench, log: Log, monkeypatch: pytest.MonkeyPatch, *, again: bool
+) -> None:
+    member = uuid4()
+    await log.send(
+        await bench.of(Join(member_id=member, email="a@example.org"), topic="shop.inbound", tenant="new")
+    )
+    with monkeypatch.context() as suspended:
+        suspended.setattr(bench.engine.tenancy, "admit", refused)
+        await log.live(SHOP)
+    (parked,) = await bench.parked()
+    run = await log.replay(SHOP, "shop.inbound", again=again)
+    assert (counts(run), run.total.parked_before) == ((0, 0, 0, 0), 1)
+    assert await bench.redrive(SHOP, parked.id)
+    assert counts(await log.replay(SHOP, "shop.inbound")) == (0, 1, 0, 0)
+
+
+async def refused(tenant: str) -> None:
+    raise Unacceptable("suspended_tenant", tenant)
 
 
 async def test_what_an_operator_discarded_is_passed_over(bench: Bench, log: Log) -> None:
@@ -523,6 +553,33 @@ async def test_times_are_append_times(log: Log) -> None:
     assert (await log.range(SAGA, EVENTS, datetime(1900, 1, 1, tzinfo=UTC), between)).records >= 5
     with pytest.raises(ReplayRefused, match="future"):
         await log.range(SAGA, EVENTS, now + timedelta(hours=1))
+
+
+async def test_an_offset_and_a_time_that_leave_nothing_between_them_are_a_wrong_call(log: Log) -> None:
+    long_ago = datetime(1999, 1, 1, tzinfo=UTC)
+    await log.sent(*[Paid(basket_id=uuid4()) for _ in range(5)])
+    await log.live(SAGA)
+    now = datetime.now(UTC)
+    for start, end in ((1, long_ago), (10**9, now), (now, 0)):
+        with pytest.raises(WrongCall, match=f"--from {start} is after --until {end}".replace("+", r"\+")):
+            await log.range(SAGA, EVENTS, start, end)
+    assert (await log.range(SAGA, EVENTS, 0, long_ago)).records == 0
+    assert (await log.range(SAGA, EVENTS, 0, now)).records >= 5
+    await log.sent(*[Paid(basket_id=uuid4()) for _ in range(2)])
+    await log.live(SAGA)
+    assert (await log.range(SAGA, EVENTS, now, 10**9)).records == 2, "not every partition has some"
+
+
+async def test_an_end_beyond_the_log_is_told(log: Log) -> None:
+    await log.sent(*[Paid(basket_id=uuid4()) for _ in range(5)])
+    await log.live(SAGA)
+    asked = await log.range(SAGA, EVENTS, 0, 10**9)
+    ends = {number: until for number, (_, until) in asked.offsets.items()}
+    told = [
+        f"partition {it}: ends before offset {ends[it]}, not 1000000000: the log ends there" for it in ends
+    ]
+    assert list(asked.notes) == told
+    assert (await log.range(SAGA, EVENTS, 0)).notes == ()
 
 
 async def test_a_log_that_was_cut_and_an_inbox_that_forgot_are_refused(

@@ -382,7 +382,7 @@ def _add_counters(part: Part, row: Row) -> None:
 
 
 def _being_built(name: str, building: Generation) -> str:
-    if building.lease is not None and not building.lease.expired:
+    if building.lease is not None and not building.lease.left:
         return f"generation {building.number} is being built by {building.lease.holder}"
     return f"generation {building.number} is half-built; go on: triplane rebuild {name.removeprefix('projections.')}"
 

@@ -17,12 +17,11 @@ from asyncpg import UniqueViolationError
 from pydantic import ValidationError
 
 from infra.errors import TriplaneError, Unacceptable
-from infra.kafka.record import Place, Record
+from infra.kafka.record import Place, Record, Spot
 from infra.postgres.database import DATA, Connection, Database, Row
 from infra.postgres.writes import Table, Writes
 from infra.runtime.catalog import Wiring
 from infra.runtime.consuming import parking
-from infra.runtime.consuming.overlays import Spot
 from infra.runtime.consuming.parking import Parked
 from infra.runtime.consuming.tenancy import Tenancy
 from infra.runtime.messages.codec import Codec, Incoming, Rejected, explain
@@ -183,7 +182,7 @@ class Batcher:
     async def open(self, records: Sequence[Record]) -> list[Incoming | Rejected]:
         """Read records, and admit what comes from outside only for an active tenant."""
         if self._overlaid:
-            records = [it for it in records if (it.topic, it.partition, it.offset) not in self._overlaid]
+            records = [it for it in records if it.spot not in self._overlaid]
         opened = await self.codec.open_all(self.delivery.scope, self.generation, self.wiring.listens, records)
         if not self._outside:
             return opened

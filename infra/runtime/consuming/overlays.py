@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from infra.kafka.admin import Topic
+from infra.kafka.record import Spot
 from infra.postgres.database import Database
-
-Spot = tuple[str, int, int]
-"""One record: topic, partition, offset."""
 
 
 async def discarded(operations: Database, consumer: str, topics: Iterable[Topic]) -> frozenset[Spot]:

@@ -13,8 +13,8 @@ from uuid import UUID
 
 from pydantic_core import to_json
 
-from infra.kafka.record import Record
-from infra.postgres.database import Connection
+from infra.kafka.record import Record, Spot
+from infra.postgres.database import Connection, Database
 from infra.runtime.messages.codec import Incoming, Rejected
 from infra.runtime.messages.envelope import TENANT
 from infra.runtime.messages.vault import TENANT_KEY, Vault
@@ -93,6 +93,20 @@ async def blocked(tx: Connection, scope: Scope, keys: Collection[str]) -> set[st
         sorted(keys),
     )
     return {row["key"] for row in rows}
+
+
+async def parked_of(database: Database, scope: Scope, records: Sequence[Record]) -> set[Spot]:
+    """Find which of these records are parked, by where they lie."""
+    rows = await database.fetch(
+        """SELECT topic, partition, "offset" FROM parked
+           JOIN unnest($3::text[], $4::int[], $5::bigint[]) AS r (topic, partition, "offset") USING (topic, partition, "offset")
+           WHERE consumer = $1 AND generation = $2""",
+        *scope,
+        [it.topic for it in records],
+        [it.partition for it in records],
+        [it.offset for it in records],
+    )
+    return {(row["topic"], row["partition"], row["offset"]) for row in rows}
 
 
 async def park(

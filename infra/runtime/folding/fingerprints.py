@@ -83,19 +83,19 @@ def _statements(module: str) -> list[tuple[set[str], set[str], str]]:
     ]
 
 
-def _defined(statement: ast.stmt) -> Iterator[str]:
-    match statement:
+def _defined(node: ast.AST) -> Iterator[str]:
+    """Give the names that a statement of a module defines, in all its branches; those within a function or class are its own."""
+    match node:
         case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
             yield name
         case ast.Import(names=names) | ast.ImportFrom(names=names):
             for it in names:
                 yield it.asname or it.name.partition(".")[0]
+        case ast.Name(id=name, ctx=ast.Store()):
+            yield name
         case _:
-            yield from (
-                it.id
-                for it in ast.walk(statement)
-                if isinstance(it, ast.Name) and isinstance(it.ctx, ast.Store)
-            )
+            for part in ast.iter_child_nodes(node):
+                yield from _defined(part)
 
 
 class _Plain(ast.NodeTransformer):

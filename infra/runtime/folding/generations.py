@@ -6,11 +6,14 @@ What they were built from is compared with the code of this process: a generatio
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Literal, Protocol
 from uuid import UUID
+
+import psutil
 
 from infra.errors import TriplaneError
 from infra.postgres.database import Connection, Row
@@ -36,7 +39,7 @@ class Fetches(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """Who builds a generation; a lease that has expired is anybody's."""
+    """Who builds a generation."""
 
     builder: UUID
     operator: str
@@ -49,6 +52,11 @@ class Lease:
     def holder(self) -> str:
         """How operators name it."""
         return f"{self.operator} on {self.host} (process {self.pid})"
+
+    @property
+    def left(self) -> bool:
+        """Whether nobody builds under it any more: it has expired, or its process is gone from this very machine."""
+        return self.expired or (self.host == socket.gethostname() and not psutil.pid_exists(self.pid))
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,6 @@ from datetime import UTC, datetime
 from typing import Final
 from uuid import uuid4
 
-import psutil
-
 from events import Event
 from events.operations import RebuildCancelled, RebuildRolledBack, RebuildStarted, RebuildSwitched
 from infra.embedded.process import python, surroundings
@@ -31,7 +29,6 @@ from infra.runtime.consuming.consumer import Consumer, label
 from infra.runtime.engine import Engine
 from infra.runtime.folding.generations import (
     Generation,
-    Lease,
     generations,
     locked,
     make,
@@ -145,7 +142,7 @@ class Rebuild:
         async with self._database.transaction() as tx:
             known = await locked(tx, self._wiring)
             building = of_standing(known, "building")
-            if building is not None and building.lease is not None and not _left(building.lease):
+            if building is not None and building.lease is not None and not building.lease.left:
                 since = building.lease.since.strftime("%H:%M:%S UTC")
                 raise Refused(
                     f"{building.lease.holder} is rebuilding {self._wiring.projection.name} since {since}: "
@@ -387,11 +384,6 @@ class _Either:
         return True
 
 
-def _left(lease: Lease) -> bool:
-    """Whether nobody builds under a lease any more: it has expired, or its process is gone from this very machine."""
-    return lease.expired or (lease.host == socket.gethostname() and not psutil.pid_exists(lease.pid))
-
-
 async def _throw_away(tx: Connection, wiring: ProjectionWiring, building: Generation) -> None:
     await drop(tx, wiring.name, building.number, building.views)
     await stand(tx, wiring, building.number, "retired")
@@ -428,7 +420,7 @@ async def cancel(engine: Engine, wiring: ProjectionWiring, asker: Asker) -> int 
         building = of_standing(await locked(tx, wiring), "building")
         if building is None:
             return None
-        if building.lease is not None and not _left(building.lease):
+        if building.lease is not None and not building.lease.left:
             raise Refused(f"{building.lease.holder} is at it: stop it there with Ctrl-C first")
         await _throw_away(tx, wiring, building)
         act = RebuildCancelled(

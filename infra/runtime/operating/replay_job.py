@@ -12,7 +12,7 @@ import os
 import socket
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field, fields
 from typing import Any, Final
 from uuid import UUID, uuid4
 
@@ -44,11 +44,16 @@ class Line:
     applied: int = 0
     duplicates: int = 0
     parked: int = 0
+    parked_before: int = 0
+    """Those that were parked already, and stay so."""
 
     @property
     def messages(self) -> int:
         """How many there were."""
-        return self.applied + self.duplicates + self.parked
+        return self.applied + self.duplicates + self.parked + self.parked_before
+
+
+COUNTS: Final = tuple(it.name for it in fields(Line))
 
 
 @dataclass(slots=True)
@@ -62,12 +67,17 @@ class Tally:
     def total(self) -> Line:
         """What came of all of it."""
         lines = self.lines.values()
-        return Line(*(sum(getattr(it, name) for it in lines) for name in ("applied", "duplicates", "parked")))
+        return Line(*(sum(getattr(it, name) for it in lines) for name in COUNTS))
 
     def duplicates(self, known: Collection[Incoming]) -> None:
         """Count messages that had been applied before."""
         for it in known:
             self._line(it).duplicates += 1
+
+    def parked_before(self, known: Collection[Incoming | Rejected]) -> None:
+        """Count messages that had been parked before."""
+        for it in known:
+            self._line(it).parked_before += 1
 
     def folded(self, opened: Sequence[Incoming | Rejected], counts: Counts) -> None:
         """Count what a fold made of messages."""
@@ -87,15 +97,12 @@ class Tally:
         self.skipped += more.skipped
         for key, line in more.lines.items():
             mine = self.lines[key]
-            mine.applied += line.applied
-            mine.duplicates += line.duplicates
-            mine.parked += line.parked
+            for name in COUNTS:
+                setattr(mine, name, getattr(mine, name) + getattr(line, name))
 
     def dump(self) -> str:
         """Write the lines as JSON."""
-        return to_json(
-            [[*key, it.applied, it.duplicates, it.parked] for key, it in sorted(self.lines.items())]
-        ).decode()
+        return to_json([[*key, *astuple(line)] for key, line in sorted(self.lines.items())]).decode()
 
     @classmethod
     def load(cls, text: str, skipped: int) -> Tally:

@@ -53,7 +53,8 @@ async def resolved(
 ) -> Range:
     """Turn bounds into offsets of each partition (or of one `partition`) of a topic.
 
-    Raises `ReplayRefused` for what lies in the future, or before the log's first record; `WrongCall` for no partition.
+    Raises `ReplayRefused` for what lies in the future, or before the log's first record; `WrongCall` for no partition, and
+    for a range that ends before it begins.
     """
     now = datetime.now(UTC)
     for bound in (start, end):
@@ -82,9 +83,17 @@ async def resolved(
             notes.append(
                 f"partition {number}: the log begins at offset {first[place]}; what was before is gone"
             )
+        if untils[place] > ends[place]:
+            notes.append(
+                f"partition {number}: ends before offset {ends[place]}, not {untils[place]}: the log ends there"
+            )
         until = min(untils[place], ends[place])
         offsets[number] = (min(starts[place], until), until)
-    return Range(topic, offsets, tuple(notes))
+    wanted = Range(topic, offsets, tuple(notes))
+    backwards = any(starts[it] > untils[it] for it in wanted.places)
+    if backwards and not wanted.records and None not in {start, end}:
+        raise WrongCall(f"--from {start} is after --until {end}: no partition has anything between them")
+    return wanted
 
 
 async def _offsets(admin: Admin, topic: Topic, bound: Bound, default: dict[Place, int]) -> dict[Place, int]:

@@ -138,11 +138,13 @@ class Replaying:
     # -- both -------------------------------------------------------------------------------------------------------
 
     async def _fresh(self, meant: Sequence[Fed], tally: Tally) -> list[Fed]:
-        """Leave out what the inbox knows, before anybody is kept out for it."""
-        marks, _ = await self._batcher.met(
-            self._batcher.database, [it for it in meant if isinstance(it, Incoming)]
-        )
-        return _without(marks, meant, tally)
+        """Leave out what the inbox knows, and what is parked, before anybody is kept out for it."""
+        batcher = self._batcher
+        marks, _ = await batcher.met(batcher.database, [it for it in meant if isinstance(it, Incoming)])
+        rest = _without(marks, meant, tally)
+        parked = await parking.parked_of(batcher.database, batcher.scope, [it.record for it in rest])
+        tally.parked_before([it for it in rest if it.record.spot in parked])
+        return [it for it in rest if it.record.spot not in parked]
 
     async def _fold(self, tx: Connection, opened: Sequence[Fed], tally: Tally) -> list[Counts]:
         """Fold messages in order; one that the database refuses is found by halving, and parked."""
@@ -225,7 +227,7 @@ async def _ended(engine: Engine, run: Run, job: Job) -> None:
         done=job.at_end,
         applied=total.applied,
         duplicates=total.duplicates,
-        parked=total.parked,
+        parked=total.parked + total.parked_before,
         skipped=job.tally.skipped,
     )
     await job.let_go()

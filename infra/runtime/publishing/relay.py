@@ -102,13 +102,13 @@ class Relay:
         self.vitals.partitions = len(self._epochs)
         if not self._epochs:
             return False
-        batch = self._batch
+        most = min(self._batch, MOST_SENT - len(self._sent))
         rows = await self.database.fetch(
             """SELECT position, bucket, id, topic, key, headers, value FROM outbox
                WHERE bucket = ANY($1::smallint[]) AND position <> ALL($2::bigint[]) ORDER BY position LIMIT $3""",
             sorted(self._epochs),
             list(self._sent),
-            batch,
+            most,
         )
         if not rows:
             return False
@@ -122,8 +122,8 @@ class Relay:
             self._batch = max(MIN_BATCH, self._batch // 2)
             await asyncio.sleep(0.2)
             return True
-        self._batch = min(MAX_BATCH, batch * 2)
-        return len(rows) == batch
+        self._batch = min(MAX_BATCH, self._batch * 2)
+        return len(rows) == most
 
     def _time_left(self) -> float:
         """How long sending is safe: well within the lease, by the monotonic clock."""
@@ -133,14 +133,19 @@ class Relay:
         """Have what is acknowledged deleted while the next rows are sent."""
         if self._sent and (self._forgetting is None or self._forgetting.done()):
             self._forgetting = asyncio.create_task(self._gather())
-        if self._forgetting is not None and len(self._sent) > MOST_SENT:
+        if self._forgetting is not None and len(self._sent) >= MOST_SENT:
             await self._forgetting
 
     async def _gather(self) -> None:
         if len(self._sent) < MIN_BATCH:
             await asyncio.sleep(GATHER_S)
-        with contextlib.suppress(*TRANSIENT):
+        try:
             await self._forget_sent()
+        except TRANSIENT as passing:
+            log.warning(
+                "relay keeps what it has sent", relay=self.name, rows=len(self._sent), error=repr(passing)
+            )
+            self.vitals.count(failures=1)
 
     async def _forget_sent(self) -> None:
         """Delete what the broker has acknowledged, but only where the lease is still ours, and note where it stands."""
