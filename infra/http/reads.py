@@ -26,8 +26,10 @@ from infra.http.commands import token_of
 from infra.http.problems import Problem, refused, refused_parameters
 from infra.http.services import Services, caller_of, services_of
 from infra.postgres.database import TRANSIENT
-from infra.runtime.asking.questions import DEFAULT_LIMIT, MAX_LIMIT, Behind, Question
+from infra.runtime.asking.freshness import Lag
+from infra.runtime.asking.questions import DEFAULT_LIMIT, MAX_LIMIT, Question
 from infra.runtime.catalog import Catalog, ProjectionWiring
+from infra.runtime.folding.generations import Behind
 from infra.runtime.intake.following import MAX_WAIT_S, At, Reached
 from projections import Query, Row
 
@@ -69,12 +71,12 @@ class Sealed(BaseModel):
 
 
 class AsOf(BaseModel):
-    """How fresh an answer is. Measured some seconds ago at most; empty while the broker does not answer."""
+    """How fresh the rows of an answer are. Measured some seconds ago at most; empty while the broker does not answer."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
     lag_events: int | None
-    """Events that the read model has not applied yet."""
+    """Events that are not applied to them yet. Rows of an earlier shape, read by a server of earlier code, may stand still."""
     lag_seconds: float | None
     """How long the oldest of them has been waiting."""
     measured_at: datetime | None
@@ -163,9 +165,13 @@ async def _answer(services: Services, caller: Caller, question: Question, asked:
     try:
         if asked.token is not None:
             token = await token_of(services, caller, asked.token)
-            _check(await services.following.token(question.model, token, asked.wait))
+            _check(await services.following.token(question.model, question.read_model, token, asked.wait))
         if asked.at is not None:
-            _check(await services.following.place(question.model, At.parse(asked.at), asked.wait))
+            _check(
+                await services.following.place(
+                    question.model, question.read_model, At.parse(asked.at), asked.wait
+                )
+            )
         page = await services.questions.ask(
             question,
             parameters,
@@ -181,7 +187,11 @@ async def _answer(services: Services, caller: Caller, question: Question, asked:
     for item in page.items:
         # Five times as fast as having the driver's kind of UUID written.
         item |= {name: str(item[name]) for name in question.read_model.ids if item[name] is not None}
-    document = {"items": page.items, "next": page.next, "as_of": await _as_of(services, question.model)}
+    document = {
+        "items": page.items,
+        "next": page.next,
+        "as_of": await _as_of(services, question.model, page.generation),
+    }
     return Response(to_json(document), 200, {"Cache-Control": "no-store"}, "application/json")
 
 
@@ -199,15 +209,15 @@ def _check(reached: Reached) -> None:
     )
 
 
-async def _as_of(services: Services, model: ProjectionWiring) -> dict[str, Any]:
+async def _as_of(services: Services, model: ProjectionWiring, generation: int) -> dict[str, Any]:
     try:
         measured = await services.gauge.recent()
     except TRANSIENT:
         return {"lag_events": None, "lag_seconds": None, "measured_at": None}
-    part = measured.parts[model.name]
+    lag = measured.lags.get((model.name, generation), Lag())
     return {
-        "lag_events": part.lag_events,
-        "lag_seconds": None if part.lag_seconds is None else round(part.lag_seconds, 3),
+        "lag_events": lag.events,
+        "lag_seconds": None if lag.seconds is None else round(lag.seconds, 3),
         "measured_at": datetime.fromtimestamp(measured.measured_at, UTC),
     }
 

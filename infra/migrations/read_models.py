@@ -13,7 +13,15 @@ from infra.postgres.database import Connection, open_database
 from infra.runtime.catalog import Catalog, ProjectionWiring
 from infra.runtime.catalog.schemas import ANALYSTS
 from infra.runtime.folding.fingerprints import code, shape
-from infra.runtime.folding.generations import Generation, behind, locked, make, serving, stand
+from infra.runtime.folding.generations import (
+    Generation,
+    behind,
+    columns_json,
+    locked,
+    make,
+    serving,
+    stand,
+)
 from infra.runtime.folding.tables import columns_of, ensure_indexes, models_of, show, stored_columns
 from infra.settings import Settings
 
@@ -47,7 +55,8 @@ async def _grant(settings: Settings) -> None:
                 DROP POLICY IF EXISTS own ON projections.logins;
                 CREATE POLICY own ON projections.logins FOR SELECT USING (role = current_user);
                 GRANT USAGE ON SCHEMA projections TO triplane_read;
-                GRANT SELECT (projection, generation, standing, views) ON projections.generations TO triplane_read"""
+                GRANT SELECT (projection, generation, standing, views, columns, switched_at)
+                  ON projections.generations TO triplane_read"""
         )
         views = await admin.fetch(
             "SELECT viewname FROM pg_views WHERE schemaname = 'read' AND viewowner <> 'triplane_projections'"
@@ -71,6 +80,7 @@ async def _ensure(tx: Connection, wiring: ProjectionWiring) -> str | None:
         active = serving(wiring, await locked(tx, wiring))
     if active.fits(wiring):
         await ensure_indexes(tx, wiring, active.number)
+        await _describe(tx, wiring, active)
     return behind(wiring, active)
 
 
@@ -89,4 +99,14 @@ async def _adopt(tx: Connection, wiring: ProjectionWiring, active: Generation) -
         shape(wiring),
         code(wiring),
         json.dumps({view: view for view in wiring.rows.values()}),
+    )
+
+
+async def _describe(tx: Connection, wiring: ProjectionWiring, active: Generation) -> None:
+    """Say of a generation from before that was kept which columns it has: those of today's code, whose shape it has."""
+    await tx.execute(
+        "UPDATE generations SET columns = $3::jsonb WHERE projection = $1 AND generation = $2 AND columns IS NULL",
+        wiring.projection.name,
+        active.number,
+        columns_json(wiring),
     )

@@ -21,6 +21,7 @@ import uvloop
 from infra.http.reads import questions_of
 from infra.runtime.asking.questions import DEFAULT_LIMIT, TIMEOUT, statement_of
 from infra.runtime.catalog import discover
+from infra.runtime.folding.generations import readable
 from infra.settings import Settings
 from tests.benchmarks.asks import Ask, asks
 from tests.benchmarks.wire import Http
@@ -92,12 +93,15 @@ async def _by_driver(errand: Errand, stack: AsyncExitStack) -> Probe:
         for model in discover().projections.values()
         for name, question in questions_of(model).items()
     }
+    generations = {
+        name: await readable(connection, it.model, it.read_model) for name, it in questions.items()
+    }
 
     async def probe(ask: Ask, number: int) -> Keys:
         question = questions[ask.query]
         query: Any = question.query.model_validate_strings(ask.parameters(number))
         given = {name: value for name, value in query if value is not None}
-        statement, arguments = statement_of(question, question.read_model.view, given, None, DEFAULT_LIMIT)
+        statement, arguments = statement_of(question, generations[ask.query], given, None, DEFAULT_LIMIT)
         async with connection.transaction():
             await connection.execute(
                 "SELECT set_config('app.tenant', $1, true), set_config('statement_timeout', $2, true)",

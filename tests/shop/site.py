@@ -16,6 +16,7 @@ from urllib.parse import urlsplit, urlunsplit
 from uuid import UUID, uuid4
 
 import asyncpg
+import httpx
 from confluent_kafka import Producer
 
 import tests.shop.events
@@ -23,6 +24,9 @@ import tests.shop.handlers
 import tests.shop.projections
 import tests.shop.sagas
 from events import Message
+from infra.http.app import create_app
+from infra.http.authentication import Role
+from infra.http.keys import ensure_keys, mint
 from infra.migrations.migrate import migrate
 from infra.postgres.database import open_database
 from infra.runtime.asking.questions import Question, Questions
@@ -156,17 +160,17 @@ class Site:
 
     @asynccontextmanager
     async def asking(
-        self, engine: Engine, catalog: Catalog | None = None
+        self, engine: Engine, catalog: Catalog | None = None, name: str = "colours"
     ) -> AsyncGenerator[Callable[[], Awaitable[list[dict[str, Any]]]]]:
         """Give a way to ask for all colours as HTTP does, as often as wanted: by one server, as long as the block runs."""
         wiring = self.wiring(catalog=catalog)
-        query, row = wiring.queries["colours"]
+        query, row = wiring.queries[name]
         reader = await open_database(self.settings, "read", size=1)
         questions = Questions(reader, engine.codec, self.settings.master_key)
 
         async def ask() -> list[dict[str, Any]]:
             page = await questions.ask(
-                Question(wiring, "colours", query, row),
+                Question(wiring, name, query, row),
                 query.model_construct(colour=None),
                 tenant=self.tenant,
                 limit=1_000,
@@ -180,10 +184,28 @@ class Site:
         finally:
             await reader.close()
 
-    async def ask(self, engine: Engine, catalog: Catalog | None = None) -> list[dict[str, Any]]:
+    async def ask(
+        self, engine: Engine, catalog: Catalog | None = None, name: str = "colours"
+    ) -> list[dict[str, Any]]:
         """Ask for all colours once."""
-        async with self.asking(engine, catalog) as ask:
+        async with self.asking(engine, catalog, name) as ask:
             return await ask()
+
+    @asynccontextmanager
+    async def http(self, catalog: Catalog | None = None) -> AsyncGenerator[httpx.AsyncClient]:
+        """Let an HTTP server answer an analyst of this site's tenant as long as the block runs."""
+        app = create_app(self.settings, catalog or self.catalog)
+        ensure_keys(self.settings.home)
+        token = mint(self.settings, tenant=self.tenant, subject="tester", roles=[Role.ANALYST], ttl_s=600)
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(
+                transport=httpx.ASGITransport(app),
+                base_url="http://server",
+                headers={"Authorization": f"Bearer {token}"},
+            ) as client,
+        ):
+            yield client
 
     async def rows(self, view: str) -> list[dict[str, Any]]:
         """Give what this site's tenant has in a view, sorted."""

@@ -62,6 +62,16 @@ class Process:
 
 
 @dataclass(slots=True)
+class Lag:
+    """How far behind one generation of a consumer is."""
+
+    events: int | None = None
+    """Events not applied yet; `None` when the broker could not be asked."""
+    seconds: float | None = None
+    """How long the oldest of them has been waiting; 0 without any."""
+
+
+@dataclass(slots=True)
 class Part:
     """A consumer, relay, lane or deadline watch: `red` names everything that is wrong with it, nothing when it is green."""
 
@@ -106,6 +116,8 @@ class Freshness:
     broker: bool
     """Whether the broker answered."""
     parts: dict[str, Part]
+    lags: dict[tuple[str, int], Lag]
+    """By consumer and generation: of read models also of those that do not serve."""
     outboxes: dict[str, Outbox]
     effects: dict[tuple[str, str], int]
     """Outside effects that are not done, by consumer and standing."""
@@ -164,7 +176,7 @@ class Gauge:
         # The checkpoints are read first: an end offset read after them can only show more lag, never less than there is.
         known = await self._generations()
         active = {name: it for name, of in known.items() for it in of if it.standing == "active"}
-        checkpoints = await self._checkpoints(active)
+        checkpoints = await self._checkpoints(known)
         ends = await self._end_offsets()
         parts = await self._parts(active)
         for name, of in known.items():
@@ -173,13 +185,19 @@ class Gauge:
             )
         now = await self._monitor.fetch("SELECT extract(epoch FROM now())::float8 AS now")
         measured_at: float = now[0]["now"]
-        await self._add_lag(parts, checkpoints, ends, measured_at)
+        lags = await self._lags(checkpoints, ends, measured_at)
+        for name in self._catalog.consumers:
+            part, generation = parts[name], active[name].number if name in active else 1
+            lag = lags.get((name, generation), Lag())
+            part.generation, part.partitions = generation, len(checkpoints.get((name, generation), {}))
+            part.lag_events, part.lag_seconds = lag.events, lag.seconds
         for part in parts.values():
             part.red = wrong_with(part)
         return Freshness(
             measured_at,
             ends is not None,
             parts,
+            lags,
             await self._outboxes(),
             await self._effects(),
             await self._stuck(),
@@ -211,27 +229,23 @@ class Gauge:
         except BrokerUnavailable:
             self._topics = []
 
-    async def _add_lag(
+    async def _lags(
         self,
-        parts: dict[str, Part],
-        checkpoints: dict[str, tuple[int, dict[Place, int]]],
+        checkpoints: dict[tuple[str, int], dict[Place, int]],
         ends: dict[Place, int] | None,
         now: float,
-    ) -> None:
-        waiting: dict[str, dict[Place, int]] = {}
-        for name, (generation, positions) in checkpoints.items():
-            part = parts[name]
-            part.generation, part.partitions = generation, len(positions)
-            if ends is not None:
-                behind = {
-                    place: ends[place] - following
-                    for place, following in positions.items()
-                    if ends.get(place, 0) > following
-                }
-                part.lag_events = sum(behind.values())
-                part.lag_seconds = 0.0
-                if behind:
-                    waiting[name] = {place: positions[place] for place in behind}
+    ) -> dict[tuple[str, int], Lag]:
+        if ends is None:
+            return {}
+        lags: dict[tuple[str, int], Lag] = {}
+        waiting: dict[tuple[str, int], dict[Place, int]] = {}
+        for which, positions in checkpoints.items():
+            behind = {
+                place: following for place, following in positions.items() if ends.get(place, 0) > following
+            }
+            lags[which] = Lag(sum(ends[place] - following for place, following in behind.items()), 0.0)
+            if behind:
+                waiting[which] = behind
         wanted: dict[Place, set[int]] = {}
         for positions in waiting.values():
             for place, offset in positions.items():
@@ -240,38 +254,43 @@ class Gauge:
         while wanted:
             asked = {place: min(offsets) for place, offsets in wanted.items()}
             times = await self._peek.append_times(asked)
-            for name, positions in waiting.items():
+            for which, positions in waiting.items():
                 for place, offset in positions.items():
                     if asked.get(place) == offset and place in times:
-                        part = parts[name]
-                        part.lag_seconds = max(part.lag_seconds or 0.0, now - times[place])
+                        lag = lags[which]
+                        lag.seconds = max(lag.seconds or 0.0, now - times[place])
             wanted = {
                 place: rest
                 for place, offsets in wanted.items()
                 if place in times and (rest := offsets - {asked[place]})
             }
+        return lags
 
     # -- the database -----------------------------------------------------------------------------------------------
 
     async def _generations(self) -> dict[str, list[Generation]]:
-        """Give the generations that serve or are built, by the consumer's name."""
+        """Give the generations that serve, are built or are kept, by the consumer's name."""
         found: dict[str, list[Generation]] = {}
-        for row in await self._monitor.fetch(f"{SELECT} WHERE standing IN ('active', 'building')"):
+        for row in await self._monitor.fetch(f"{SELECT} WHERE standing = 'active' OR views IS NOT NULL"):
             name = f"projections.{row['projection']}"
             if name in self._catalog.projections:
                 found.setdefault(name, []).append(generation_of(row))
         return found
 
-    async def _checkpoints(self, active: dict[str, Generation]) -> dict[str, tuple[int, dict[Place, int]]]:
+    async def _checkpoints(
+        self, known: dict[str, list[Generation]]
+    ) -> dict[tuple[str, int], dict[Place, int]]:
         rows = await self._everywhere(
             "engine", 'SELECT consumer, generation, topic, partition, next_offset FROM "{schema}".checkpoints'
         )
-        found: dict[str, tuple[int, dict[Place, int]]] = {
-            name: (active[name].number if name in active else 1, {}) for name in self._catalog.consumers
+        found: dict[tuple[str, int], dict[Place, int]] = {
+            (name, number): {}
+            for name in self._catalog.consumers
+            for number in ([it.number for it in known[name]] if name in known else [1])
         }
         for row in rows:
-            generation, positions = found.get(row["consumer"], (None, {}))
-            if generation == row["generation"]:
+            positions = found.get((row["consumer"], row["generation"]))
+            if positions is not None:
                 positions[row["topic"], row["partition"]] = row["next_offset"]
         return found
 

@@ -23,12 +23,12 @@ from pydantic_core import to_json
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import asyncpg as driver
 
-from infra.errors import TriplaneError, Unacceptable
+from infra.errors import Unacceptable
 from infra.postgres.database import BEHIND, Connection, Database
 from infra.postgres.database import Row as Stored
 from infra.runtime.catalog import ProjectionWiring
+from infra.runtime.folding.generations import READABLE, asked_for, readable
 from infra.runtime.folding.read_models import ReadModel, read_model
-from infra.runtime.folding.tables import columns_of, stored_columns
 from infra.runtime.messages.codec import Codec
 from projections import Contains, Query, Row, Since, Until
 
@@ -37,7 +37,6 @@ DEFAULT_LIMIT: Final = 100
 TIMEOUT: Final = "10s"
 _LIMIT, _GIVEN, _AFTER = "limit", "given ", "after "
 """How a statement's arguments are named: the parameters' own names may be anything."""
-_SERVES: Final = "FROM projections.generations WHERE projection = {} AND standing = 'active'"
 _GENERATION: Final = "_generation"
 SEALED: Final = {"sealed": True}
 """What stands for a personal value that the reader may not see."""
@@ -66,8 +65,8 @@ class Question:
 
     @property
     def read_model(self) -> ReadModel:
-        """The rows as columns of their view."""
-        return _described(self.row, self.model.rows[self.row])
+        """The rows as columns of their table, whichever the generation."""
+        return _described(self.row, self.model.rows[self.row], 0)
 
     @property
     def order(self) -> tuple[tuple[str, bool], ...]:
@@ -84,18 +83,8 @@ class Page:
     items: list[dict[str, Any]]
     next: str | None
     """The cursor of the next page; `None` on the last."""
-
-
-@dataclass(frozen=True, slots=True)
-class Serving:
-    """Which generation of a read model serves, and the view that shows its rows."""
-
     generation: int
-    view: str
-
-
-class Behind(TriplaneError):
-    """The rows that serve were made by other code, and lack what is asked for; the text says which and the remedy."""
+    """Where the rows are from."""
 
 
 class Questions:
@@ -105,8 +94,8 @@ class Questions:
         """Read over `reader` (role of schema `read`); `codec` opens personal values."""
         self._reader = reader
         self._codec = codec
-        self._serving: dict[str, Serving] = {}
-        self._lacking: dict[tuple[str, int], list[str]] = {}
+        self._read: dict[str, int] = {}
+        """The generation that was last read, by the name of its view."""
         self._secret = hmac.digest(master_key, b"triplane:cursors", hashlib.sha256)
 
     async def ask(
@@ -122,51 +111,35 @@ class Questions:
         """Answer `question` for `tenant` with at most `limit` rows; `personal` opens personal values.
 
         Raises `Unacceptable` for a parameter that no row can match for its very form, and for a foreign cursor; `Behind`
-        while the generation that serves lacks one of the columns.
+        while no generation has all of the columns.
         """
         given = _given(question, parameters)
         after = None if cursor is None else self._after(question, given, tenant, cursor)
         try:
-            rows = await self._rows(question, tenant, given, after, limit)
+            generation, rows = await self._rows(question, tenant, given, after, limit)
         except BEHIND:
-            # The view that served when it was last asked is gone.
-            self._serving.pop(question.read_model.view, None)
-            rows = await self._rows(question, tenant, given, after, limit)
+            # The table that was read last is gone.
+            self._read.pop(question.read_model.view, None)
+            generation, rows = await self._rows(question, tenant, given, after, limit)
         items = await self._items(question, tenant, rows[:limit], personal=personal)
         more = len(rows) > limit
-        return Page(items, self._cursor(question, given, tenant, rows[limit - 1]) if more else None)
+        following = self._cursor(question, given, tenant, rows[limit - 1]) if more else None
+        return Page(items, following, generation)
 
     async def _rows(
         self, question: Question, tenant: str, given: dict[str, Any], after: list[Any] | None, limit: int
-    ) -> list[Stored]:
-        """Ask the view that served last: with the rows comes which generation serves, so that it is hardly ever asked for alone."""
-        known = self._serving.get(question.read_model.view)
+    ) -> tuple[int, list[Stored]]:
+        """Ask the generation that was read last: with the rows comes which is to be read, so that it is hardly ever asked for alone."""
+        view = question.read_model.view
+        known = self._read.get(view)
         async with self._reader.reading(tenant, TIMEOUT) as tx:
             rows = [] if known is None else await _select(tx, question, known, given, after, limit)
-            if known is None or not rows or rows[0][_GENERATION] != known.generation:
-                serving = self._serving[question.read_model.view] = await self._look(tx, question)
-                if rows or serving != known:
-                    rows = await _select(tx, question, serving, given, after, limit)
-            return rows
-
-    async def _look(self, tx: Connection, question: Question) -> Serving:
-        """Look which view shows the rows asked for; the one of an old version may be there still, and stands still."""
-        model, name = question.read_model, question.model.projection.name
-        found = await tx.fetchrow(
-            f"SELECT generation, views ->> $2 AS view {_SERVES.format('$1')}", name, model.view
-        )
-        remedy = f"{name}: the rows that serve are behind the code; run: triplane rebuild {name}"
-        if found is None or found["view"] is None:
-            raise Behind(f"{remedy} (there are none of {question.row.__name__} yet)")
-        serving = Serving(found["generation"], found["view"])
-        at = model.view, serving.generation
-        if at not in self._lacking:
-            table = f"{model.view}_g{serving.generation}"
-            stored = (await stored_columns(tx, "projections", [table])).get(table, {})
-            self._lacking[at] = [it for it, sql in columns_of(model).items() if stored.get(it) != sql]
-        if self._lacking[at]:
-            raise Behind(f"{remedy} (they lack {', '.join(self._lacking[at])})")
-        return serving
+            if known is not None and rows and rows[0][_GENERATION] == known:
+                return known, rows
+            generation = self._read[view] = await readable(tx, question.model, question.read_model)
+            if rows or generation != known:
+                rows = await _select(tx, question, generation, given, after, limit)
+            return generation, rows
 
     async def _items(
         self, question: Question, tenant: str, rows: Sequence[Stored], *, personal: bool
@@ -209,33 +182,43 @@ class Questions:
         ]
 
     def _signature(self, question: Question, given: dict[str, Any], tenant: str, values: bytes) -> bytes:
-        asked = to_json([question.model.name, question.name, tenant, given])
+        kinds = {column.name: column.sql for column in question.read_model.columns}
+        order = [(name, descending, kinds[name]) for name, descending in question.order]
+        asked = to_json([question.model.name, question.name, tenant, given, order])
         return hmac.digest(self._secret, asked + b"\0" + values, hashlib.sha256)[:16]
 
 
 async def _select(
     tx: Connection,
     question: Question,
-    serving: Serving,
+    generation: int,
     given: dict[str, Any],
     after: list[Any] | None,
     limit: int,
 ) -> list[Stored]:
-    """Run the SELECT on one view; each row brings which generation serves in the very snapshot that it was read in."""
-    statement, arguments = statement_of(question, serving.view, given, after, limit)
-    serves = f"(SELECT generation {_SERVES.format(f'${len(arguments) + 1}')}) AS {_GENERATION}"
+    """Run the SELECT on one generation; each row brings which is to be read in the very snapshot that it was read in."""
+    statement, arguments = statement_of(question, generation, given, after, limit)
+    number = len(arguments)
+    read = READABLE.format(f"${number + 1}", f"${number + 2}")
     return await tx.fetch(
-        f"SELECT {serves}, {statement.removeprefix('SELECT ')}", *arguments, question.model.projection.name
+        f"SELECT ({read}) AS {_GENERATION}, {statement.removeprefix('SELECT ')}",
+        *arguments,
+        question.model.projection.name,
+        asked_for(question.read_model),
     )
 
 
 def statement_of(
-    question: Question, view: str, given: dict[str, Any], after: list[Any] | None, limit: int
+    question: Question, generation: int, given: dict[str, Any], after: list[Any] | None, limit: int
 ) -> tuple[str, list[Any]]:
-    """Give the SELECT that answers a question from a view, and its arguments: one row more than `limit` shows that there is more."""
+    """Give the SELECT that answers a question from a generation, and its arguments: one row more than `limit` shows that there is more."""
     empty = None if after is None else tuple(value is None for value in after)
     statement, names = _compiled(
-        question.query, question.read_model, view, question.order, tuple(given), empty
+        question.query,
+        _described(question.row, question.read_model.view, generation),
+        question.order,
+        tuple(given),
+        empty,
     )
     values: dict[str, Any] = {_LIMIT: limit + 1}
     for name, value in given.items():
@@ -264,24 +247,23 @@ def _given(question: Question, parameters: Query[Any]) -> dict[str, Any]:
 
 
 @cache
-def _described(row: type[Row], view: str) -> ReadModel:
-    return read_model(row, view, 0)
+def _described(row: type[Row], view: str, generation: int) -> ReadModel:
+    return read_model(row, view, generation)
 
 
 @cache
-def _table(model: ReadModel, view: str) -> sa.TableClause:
+def _table(model: ReadModel) -> sa.TableClause:
     columns = [
         sa.column(column.name, sa.Text() if column.personal else _TYPES[column.sql])
         for column in model.columns
     ]
-    return sa.table(view, *columns, schema="read")
+    return sa.table(model.table, *columns, schema="projections")
 
 
 @lru_cache(maxsize=1_000)
 def _compiled(
     query: type[Query[Any]],
     model: ReadModel,
-    view: str,
     order: tuple[tuple[str, bool], ...],
     given: tuple[str, ...],
     empty: tuple[bool, ...] | None,
@@ -290,7 +272,7 @@ def _compiled(
 
     With `empty`, what comes after a row: which values of its order are empty there.
     """
-    table = _table(model, view)
+    table = _table(model)
     statement = sa.select(*table.columns).limit(sa.bindparam(_LIMIT, type_=sa.BigInteger()))
     for name in given:
         statement = statement.where(_condition(table, query, name))

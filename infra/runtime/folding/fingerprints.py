@@ -11,6 +11,9 @@ import inspect
 from collections.abc import Iterator
 from functools import cache
 from importlib import import_module
+from typing import Any
+
+from pydantic import create_model
 
 from infra.errors import WiringError
 from infra.runtime.catalog import ProjectionWiring
@@ -32,6 +35,27 @@ def _rows_shape(row: type[Row], view: str) -> str:
     model = read_model(row, view, 0)
     columns = ",".join(f"{it.name} {it.sql} {it.personal}" for it in model.columns)
     return f"{view}={shape_of(row)};{columns};{','.join(model.key)}"
+
+
+@cache
+def kinds(row: type[Row], view: str) -> dict[str, str]:
+    """Say of each column of a row class what its readers rely on: its SQL type, and whether it is sealed, a document, of which key.
+
+    Whoever finds all its columns of the same kinds in another shape can read that, too.
+    """
+    model = read_model(row, view, 0)
+    found: dict[str, str] = {}
+    for column in model.columns:
+        words = [column.sql]
+        if column.personal:
+            words.append("sealed")
+        if column.document is not None:
+            kind: Any = row.model_fields[column.name].annotation
+            words.append(f"shape {shape_of(create_model('Document', it=(kind, ...)))}")
+        if column.name in model.key:
+            words.append(f"of key {', '.join(model.key)}")
+        found[column.name] = " ".join(words)
+    return found
 
 
 def code(wiring: ProjectionWiring) -> int:

@@ -18,7 +18,8 @@ import psutil
 from infra.errors import TriplaneError
 from infra.postgres.database import Connection, Row
 from infra.runtime.catalog import ProjectionWiring
-from infra.runtime.folding.fingerprints import code, shape
+from infra.runtime.folding.fingerprints import code, kinds, shape
+from infra.runtime.folding.read_models import ReadModel
 from infra.runtime.folding.tables import make_tables
 
 Standing = Literal["building", "active", "standby", "retired"]
@@ -27,6 +28,16 @@ LIVE: Final = ("active", "standby")
 
 SELECT: Final = """SELECT projection, generation, shape, code, standing, views::text AS views, switched_at, builder, operator, host, pid,
     building_since, coalesce(expires_at < now(), true) AS expired FROM projections.generations"""
+
+READABLE: Final = """SELECT generation FROM projections.generations
+    WHERE projection = {} AND columns @> {}::jsonb AND views IS NOT NULL AND standing <> 'building'
+    ORDER BY array_position(ARRAY['active', 'standby', 'retired'], standing), switched_at DESC LIMIT 1"""
+"""Which generation a process reads, given the model's name and what its code asks for (`asked_for`): the one that serves, or
+while that has lost or retyped a column, the last one before that is still kept."""
+
+
+class Behind(TriplaneError):
+    """No rows that are kept have what is asked for; the text says what those that serve lack, and the remedy."""
 
 
 class Fetches(Protocol):
@@ -94,6 +105,31 @@ def behind(wiring: ProjectionWiring, active: Generation) -> str | None:
     return f"generation {active.number} is behind its code{stopped}; run: triplane rebuild {model}"
 
 
+def asked_for(rows: ReadModel) -> str:
+    """Give the columns that this code reads of a row class, as JSON."""
+    return json.dumps({rows.view: kinds(rows.row, rows.view)})
+
+
+async def readable(database: Fetches, wiring: ProjectionWiring, rows: ReadModel) -> int:
+    """Give the generation that this code reads `rows` from; raise `Behind` when none has all its columns."""
+    model = wiring.projection.name
+    found = await database.fetch(READABLE.format("$1", "$2"), model, asked_for(rows))
+    if found:
+        number: int = found[0]["generation"]
+        return number
+    serves = await database.fetch(
+        "SELECT columns ->> $2 AS columns FROM projections.generations WHERE projection = $1 AND standing = 'active'",
+        model,
+        rows.view,
+    )
+    stored: dict[str, str] = json.loads(serves[0]["columns"] or "{}") if serves else {}
+    lacking = [name for name, kind in kinds(rows.row, rows.view).items() if stored.get(name) != kind]
+    raise Behind(
+        f"{model}: the rows that serve were built by other code (they lack {', '.join(lacking)}); "
+        f"if this is the newer, run: triplane rebuild {model}; if not, start this process again with the newer"
+    )
+
+
 async def generations(database: Fetches, wiring: ProjectionWiring) -> list[Generation]:
     """Give the generations of a read model, the oldest first."""
     rows = await database.fetch(f"{SELECT} WHERE projection = $1 ORDER BY generation", wiring.projection.name)
@@ -134,19 +170,25 @@ def of_standing(known: list[Generation], standing: Standing) -> Generation | Non
     return next((it for it in known if it.standing == standing), None)
 
 
+def columns_json(wiring: ProjectionWiring) -> str:
+    """Describe the columns of all row classes by table, as JSON: what readers of other code compare theirs with."""
+    return json.dumps({view: kinds(row, view) for row, view in wiring.rows.items()})
+
+
 async def make(tx: Connection, wiring: ProjectionWiring, known: list[Generation], standing: Standing) -> int:
     """Make the empty tables of a generation from the code of this process; give its number."""
     number = 1 + max((it.number for it in known), default=0)
     await make_tables(tx, wiring, number)
     await tx.execute(
-        """INSERT INTO projections.generations (projection, generation, shape, code, standing, views)
-           VALUES ($1, $2, $3, $4, $5, $6::jsonb)""",
+        """INSERT INTO projections.generations (projection, generation, shape, code, standing, views, columns)
+           VALUES ($1, $2, $3, $4, $5, $6::jsonb, $7::jsonb)""",
         wiring.projection.name,
         number,
         shape(wiring),
         code(wiring),
         standing,
         json.dumps(dict.fromkeys(wiring.rows.values())),
+        columns_json(wiring),
     )
     return number
 

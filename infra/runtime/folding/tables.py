@@ -1,7 +1,7 @@
 """The tables of a generation and the views that show them, made and taken away in a transaction of the role that owns both.
 
-Tables are private to schema `projections` and under forced row-level security; `read` holds stable, commented views
-that run with the reader's own rights. HTTP reads under `app.tenant`, an SQL login under its own name.
+Tables are in schema `projections`, under forced row-level security; HTTP reads those that its code knows, under `app.tenant`.
+SQL logins read stable, commented views in `read`, which run with the reader's own rights: under the login's name.
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ async def _make_view(tx: Connection, model: ReadModel, name: str, shown: Columns
     comments = {f"VIEW {view}": model.row.__doc__ or "", f"COLUMN {view}.tenant": TENANT_COMMENT}
     comments |= {f'COLUMN {view}."{column.name}"': column.comment for column in model.columns}
     statements = [f"COMMENT ON {it} IS {_quoted(' '.join(text.split()))}" for it, text in comments.items()]
-    await tx.execute("; ".join((*statements, f"GRANT SELECT ON {view} TO triplane_read, {ANALYSTS}")))
+    await tx.execute("; ".join((*statements, f"GRANT SELECT ON {view} TO {ANALYSTS}")))
 
 
 async def drop(tx: Connection, consumer: str, generation: int, bases: Collection[str]) -> None:

@@ -15,6 +15,8 @@ from typing import Final, Literal
 from infra.errors import Unacceptable
 from infra.postgres.database import Database
 from infra.runtime.catalog import ProjectionWiring
+from infra.runtime.folding.generations import READABLE, asked_for, readable
+from infra.runtime.folding.read_models import ReadModel
 from infra.runtime.intake.outcomes import Fact, Outcome, Outcomes
 from infra.runtime.intake.tokens import Token
 
@@ -22,7 +24,8 @@ MAX_WAIT_S: Final = 30.0
 FIRST_PAUSE_S: Final = 0.004
 LONGEST_PAUSE_S: Final = 0.1
 KEPT_HOURS: Final = 23
-"""How long the places of published messages are surely known; an older one has been read or its model is far behind."""
+"""How long the places of published messages are surely known; an older one has been read or its model is far behind, unless it
+came when rows that no longer serve may have stood still."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +66,11 @@ class Following:
         self._monitor = monitor
         self._outcomes = outcomes
 
-    async def token(self, model: ProjectionWiring, token: Token, wait_s: float) -> Reached:
-        """Wait up to `wait_s` seconds until `model` shows what came of a message."""
+    async def token(self, model: ProjectionWiring, rows: ReadModel, token: Token, wait_s: float) -> Reached:
+        """Wait up to `wait_s` seconds until the `rows` that this code reads show what came of a message.
+
+        Raises `Behind` when it can read none.
+        """
         settled: Outcome | None = None
 
         async def look() -> Reached:
@@ -76,12 +82,15 @@ class Following:
                 if outcome.state != "applied":
                     return Reached(outcome.state, outcome.reason, outcome.detail)
                 settled = outcome
-            return await self._shown(model, token.context, settled.facts)
+            return await self._shown(model, rows, token.context, settled.facts)
 
         return await _patiently(look, wait_s)
 
-    async def place(self, model: ProjectionWiring, at: At, wait_s: float) -> Reached:
-        """Wait up to `wait_s` seconds until `model` has read a place; raise `Unacceptable` when it never will."""
+    async def place(self, model: ProjectionWiring, rows: ReadModel, at: At, wait_s: float) -> Reached:
+        """Wait up to `wait_s` seconds until the `rows` that this code reads have come to a place.
+
+        Raises `Unacceptable` when they never will, `Behind` when it can read none.
+        """
         if at.topic not in model.topics:
             raise Unacceptable(
                 "at",
@@ -89,32 +98,36 @@ class Following:
             )
 
         async def look() -> Reached:
-            rows = await self._monitor.fetch(
-                """SELECT max(next_offset) AS next FROM projections.checkpoints c
-                   JOIN projections.generations g ON g.projection = $1 AND g.standing = 'active' AND g.generation = c.generation
-                   WHERE c.consumer = $2 AND c.topic = $3 AND c.partition = $4""",
+            found = await self._monitor.fetch(
+                f"""SELECT max(next_offset) AS next FROM projections.checkpoints
+                    WHERE consumer = $3 AND topic = $4 AND partition = $5 AND generation = ({READABLE.format("$1", "$2")})""",
                 model.projection.name,
+                asked_for(rows),
                 model.name,
                 at.topic,
                 at.partition,
             )
-            following: int | None = rows[0]["next"]
+            following: int | None = found[0]["next"]
             if following is None:
+                await readable(self._monitor, model, rows)
                 raise Unacceptable("at", f"at: {at.topic} has no partition {at.partition}")
             return Reached("reached" if following > at.offset else "queued")
 
         return await _patiently(look, wait_s)
 
-    async def _shown(self, model: ProjectionWiring, context: str, facts: tuple[Fact, ...]) -> Reached:
+    async def _shown(
+        self, model: ProjectionWiring, rows: ReadModel, context: str, facts: tuple[Fact, ...]
+    ) -> Reached:
         wanted = [fact.id for fact in facts if fact.type in model.listens]
         if not wanted:
             return Reached("reached")
-        rows = await self._monitor.fetch(
+        found = await self._monitor.fetch(
             f"""SELECT p.id IS NULL AND o.recorded_at > now() - make_interval(hours => $4) AS unsent,
-                       coalesce(c.next_offset > p."offset", p.id IS NULL) AS read,
+                       coalesce(c.next_offset > p."offset",
+                                p.id IS NULL AND (g.standing = 'active' OR o.recorded_at < g.switched_at)) AS read,
                        parked.reason, parked.detail
                 FROM {context}.outcomes o
-                JOIN projections.generations g ON g.projection = $2 AND g.standing = 'active'
+                JOIN projections.generations g ON g.projection = $2 AND g.generation = ({READABLE.format("$2", "$5")})
                 LEFT JOIN {context}.published p ON p.id = o.id
                 LEFT JOIN projections.checkpoints c ON c.consumer = $3 AND c.generation = g.generation
                      AND c.topic = p.topic AND c.partition = p.partition
@@ -125,12 +138,15 @@ class Following:
             model.projection.name,
             model.name,
             KEPT_HOURS,
+            asked_for(rows),
         )
-        for row in rows:
+        if not found:
+            await readable(self._monitor, model, rows)
+        for row in found:
             if row["reason"] is not None:
                 return Reached("parked", row["reason"], row["detail"])
         return Reached(
-            "reached" if rows and all(row["read"] and not row["unsent"] for row in rows) else "applied"
+            "reached" if found and all(row["read"] and not row["unsent"] for row in found) else "applied"
         )
 
 
