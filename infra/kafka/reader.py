@@ -16,6 +16,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import KafkaError
 
 from infra.kafka.record import Place, Record
+from infra.kafka.sessions import Sessions
 
 log = structlog.get_logger(__name__)
 SESSION_MS: Final = 6_000
@@ -73,6 +74,8 @@ class Reader:
             max_partition_fetch_bytes=MAX_RECORD,
             metadata_max_age_ms=60_000,
         )
+        client: Any = self._consumer._client  # noqa: SLF001 - it offers no other way
+        client.send = Sessions(client.send).send
 
     async def start(self, stop: asyncio.Event) -> None:
         """Join the group, waiting for a broker as long as it takes."""
