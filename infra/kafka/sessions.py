@@ -29,8 +29,8 @@ class Fetch(Request[FetchRequest_v11]):  # type: ignore[misc]
         """Send `made`."""
         self._made = made
 
-    def build(self, request_struct_class: Any) -> Any:  # noqa: ARG002 - there is one version
-        """Give it."""
+    def build(self, request_struct_class: Any) -> Any:  # noqa: ARG002 - the client chooses it
+        """Give the request as it was made: whichever struct the client has chosen, there is one version."""
         return self._made
 
 
