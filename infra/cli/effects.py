@@ -11,8 +11,7 @@ from uuid import UUID
 
 import typer
 
-from infra.cli.errors import Code, CommandError
-from infra.cli.terminal import WHY, harmless
+from infra.cli.terminal import WHY, harmless, needed
 from infra.settings import Settings
 
 if TYPE_CHECKING:
@@ -74,9 +73,7 @@ async def _list() -> list[UnknownEffect]:
 async def _decide(effect: UUID, why: str, *, again: bool) -> None:
     from infra.runtime.operating import unknowns
 
-    if not why:
-        msg = "--why is needed: it is kept with who did it"
-        raise CommandError(msg, Code.USAGE)
+    needed(why)
     async with _engine() as engine:
         found = next((it for it in await _all(engine) if it.id == effect), None)
         if found is None:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from infra.cli.errors import Code, CommandError
-from infra.cli.terminal import WHY, confirm
+from infra.cli.terminal import WHY, confirm, needed
 from infra.settings import Settings
 
 commands = typer.Typer()
@@ -25,9 +25,7 @@ def erase(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Erase somebody for ever. Ids and amounts stay, what was personal reads as erased."""
-    if not why:
-        msg = "--why is needed: it is kept with who did it"
-        raise CommandError(msg, Code.USAGE)
+    needed(why)
     confirm(f"erase {subject} of {tenant} for ever", yes=yes)
     asyncio.run(_erase(tenant, subject, why))
 

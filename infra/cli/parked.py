@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from infra.cli.errors import Code, CommandError, unknown
-from infra.cli.terminal import WHY, confirm, harmless
+from infra.cli.terminal import WHY, confirm, harmless, needed
 from infra.settings import Settings
 
 if TYPE_CHECKING:
@@ -104,9 +104,7 @@ def _confirm(what: str, why: str, *, yes: bool, nothing: bool) -> None:
     if nothing:
         typer.echo("nothing to do")
         raise SystemExit(Code.DONE)
-    if not why:
-        msg = "--why is needed: it is kept with who did it"
-        raise CommandError(msg, Code.USAGE)
+    needed(why)
     confirm(what, yes=yes)
 
 

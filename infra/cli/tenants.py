@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import typer
 
 from infra.cli.errors import Code, CommandError
-from infra.cli.terminal import WHY, table
+from infra.cli.terminal import WHY, needed, table
 from infra.settings import Settings
 
 commands = typer.Typer()
@@ -50,9 +50,7 @@ def _change(tenant: str, standing: Standing, why: str) -> None:
     if not TENANT.match(tenant):
         msg = f"{tenant!r}: a tenant id is 1 to 63 of a-z, 0-9 and '-'"
         raise CommandError(msg, Code.USAGE)
-    if not why:
-        msg = "--why is needed: it is kept with who did it"
-        raise CommandError(msg, Code.USAGE)
+    needed(why)
     try:
         typer.echo(asyncio.run(_set(Settings.load(), tenant, standing, why)))
     except TRANSIENT as away:

@@ -62,6 +62,13 @@ WHY = typer.Option(help="For the record: why.", callback=_why)
 """The option of every act that is kept with its reason."""
 
 
+def needed(why: str) -> None:
+    """Refuse an act without its reason."""
+    if not why:
+        msg = "--why is needed: it is kept with who did it"
+        raise CommandError(msg, Code.USAGE)
+
+
 def table(rows: Sequence[Mapping[str, object]]) -> str:
     """Lay rows out in columns, the first row's keys as heads; empty values stay empty."""
     if not rows:

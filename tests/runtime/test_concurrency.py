@@ -101,12 +101,10 @@ async def one_row_from_four_partitions(benches: list[Bench]) -> dict[str, Any]:
 
 
 @pytest.fixture(params=["small", "large"])
-def size(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+def size(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches that lock rows before they fold, and batches that fold and write all else before."""
-    size: str = request.param
-    if size == "large":
+    if request.param == "large":
         monkeypatch.setattr(projecting, "LARGE", 1)
-    return size
 
 
 @pytest.mark.usefixtures("size")
@@ -139,12 +137,11 @@ async def test_the_mutant_without_the_rows_lock_loses_updates(
     assert row["total"] < 80
 
 
-@pytest.mark.parametrize("size", ["large"], indirect=True)
-@pytest.mark.usefixtures("size")
 async def test_whoever_is_second_to_make_a_row_does_only_its_last_part_anew(
     benches: list[Bench], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # given: another process makes the row between our look and our insert
+    monkeypatch.setattr(projecting, "LARGE", 1)
     first, second = benches
     theirs = await second.of(
         Filled(basket_id=uuid4(), amount=3, total=3, colour="red"), partition=1, id="theirs"

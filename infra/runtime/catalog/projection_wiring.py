@@ -61,9 +61,9 @@ class ProjectionWiring:
     first_start: Literal["beginning", "end"] = "beginning"
 
     @property
-    def contended(self) -> bool:
-        """Whether batches of different partitions may want the same rows."""
-        return not self.owned >= self.rows.keys()
+    def shared(self) -> frozenset[type[Row]]:
+        """Rows that batches of different partitions may want."""
+        return frozenset(self.rows.keys() - self.owned)
 
     @property
     def listens(self) -> frozenset[str]:

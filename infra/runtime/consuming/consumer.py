@@ -342,7 +342,7 @@ class Consumer:
         Halves that wanted the same rows would only wait for each other.
         """
         wiring = self.batcher.wiring
-        whole = isinstance(wiring, ProjectionWiring) and wiring.contended
+        whole = isinstance(wiring, ProjectionWiring) and bool(wiring.shared)
         parts = [fetched] if whole or len(fetched.records) < WORTH_HALVING else fetched.halves()
         runs = [self.batcher.run(self._positions, part.records, part.opened) for part in parts]
         done = await asyncio.gather(*runs, return_exceptions=True)

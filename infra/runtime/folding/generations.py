@@ -10,6 +10,7 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from typing import Any, Final, Literal, Protocol
 from uuid import UUID
 
@@ -21,6 +22,7 @@ from infra.runtime.catalog import ProjectionWiring
 from infra.runtime.folding.fingerprints import code, kinds, shape
 from infra.runtime.folding.read_models import ReadModel
 from infra.runtime.folding.tables import make_tables
+from projections import Row as ModelRow
 
 Standing = Literal["building", "active", "standby", "retired"]
 LIVE: Final = ("active", "standby")
@@ -107,7 +109,12 @@ def behind(wiring: ProjectionWiring, active: Generation) -> str | None:
 
 def asked_for(rows: ReadModel) -> str:
     """Give the columns that this code reads of a row class, as JSON."""
-    return json.dumps({rows.view: kinds(rows.row, rows.view)})
+    return _asked_for(rows.row, rows.view)
+
+
+@cache
+def _asked_for(row: type[ModelRow], view: str) -> str:
+    return json.dumps({view: kinds(row, view)})
 
 
 async def readable(database: Fetches, wiring: ProjectionWiring, rows: ReadModel) -> int:

@@ -88,7 +88,7 @@ class Projecting:
     async def load(self, tx: Connection, batch: Sequence[Incoming]) -> None:
         """Load the rows of a batch, table by table, in key order; lock those that others may reach."""
         if len(batch) >= LARGE:
-            self._last = frozenset(self._wiring.rows.keys() - self._wiring.owned)
+            self._last = self._wiring.shared
         for incoming in batch:
             tenant = incoming.envelope.tenant
             first: list[tuple[FoldWiring, Cell]] = []
