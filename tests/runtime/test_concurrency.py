@@ -169,6 +169,45 @@ async def test_whoever_is_second_to_make_a_row_does_only_its_last_part_anew(
     assert len(await first.rows("colours_basket_g1", "projections")) == 2
 
 
+async def test_a_row_that_is_gone_when_the_last_part_is_done_anew_is_made_anew(
+    benches: list[Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given: of two shared rows another process makes one while we hold the other, and deletes that once we have let go
+    monkeypatch.setattr(projecting, "LARGE", 1)
+    first, second = benches
+
+    async def fact(bench: Bench, partition: int, colour: str, amount: int) -> Record:
+        filled = Filled(basket_id=uuid4(), amount=amount, total=0, colour=colour)
+        return await bench.of(filled, partition=partition, id=str(uuid4()))
+
+    await second.deliver(COLOURS, await fact(second, 1, "blue", 2))
+    red, gone = [await fact(second, 1, "red", 3), await fact(second, 1, "blue", -2)]
+    ours = [await fact(first, 0, "red", 4), await fact(first, 0, "blue", 5)]
+    lock, tries = ReadModel.lock, 0
+
+    async def outrun(self: ReadModel, tx: Connection, keys: Sequence[tuple[Any, ...]]) -> list[Stored]:
+        nonlocal tries
+        if len(keys) == 1:
+            return await lock(self, tx, keys)
+        tries += 1
+        if tries == 2:
+            await second.deliver(COLOURS, gone)
+        found = await lock(self, tx, keys)
+        if tries == 1:
+            await second.deliver(COLOURS, red)
+        return found
+
+    monkeypatch.setattr(ReadModel, "lock", outrun)
+
+    # when
+    counts = await first.deliver(COLOURS, *ours)
+
+    # then
+    assert (counts.applied, tries) == (2, 2)
+    rows = {row["colour"]: row["total"] for row in await first.rows("colours_g1", "projections")}
+    assert rows == {"red": 7, "blue": 5}
+
+
 # -- one aggregate, commands and facts ----------------------------------------------------------------------------------
 
 

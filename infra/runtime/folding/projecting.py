@@ -11,7 +11,6 @@ other processes wait for as little as possible.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -113,8 +112,6 @@ class Projecting:
                 continue
             model = self._models[kind]
             keys = list(cells)
-            for cell in cells.values():
-                cell.row, cell.changed = None, False
             stored = await (model.find(tx, keys) if kind in self._wiring.owned else model.lock(tx, keys))
             for key, row in await load_rows(self._codec, model, stored):
                 cell = cells[key]
@@ -156,10 +153,13 @@ class Projecting:
             return
         await writes.send(tx)
         for _ in range(TRIES):
-            with contextlib.suppress(Outrun):
+            try:
                 # All that has been written stays, where another process was first with one of these.
                 async with tx.transaction():
                     await self._fold_last(tx, writes)
+            except Outrun:
+                self._forget_last()
+            else:
                 return
         raise Outrun(f"{self._wiring.name}: other processes make the same rows, {TRIES} times")
 
@@ -174,6 +174,12 @@ class Projecting:
                 raise FoldedTooLate(f"{self._wiring.name}: {raised!r}") from raised
         await self._write(writes, self._last)
         await writes.send(tx)
+
+    def _forget_last(self) -> None:
+        """Begin anew: the locks went with the savepoint, and others may do anything until these rows are looked at again."""
+        for kind in self._last:
+            for cell in self._cells[kind].values():
+                cell.stored, cell.row, cell.changed = False, None, False
 
     async def _write(self, writes: Writes, kinds: Collection[type[Row]]) -> None:
         for kind in self._in_order(kinds):
