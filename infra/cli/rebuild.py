@@ -22,7 +22,7 @@ from infra.settings import Settings
 if TYPE_CHECKING:
     from infra.runtime.catalog import ProjectionWiring
     from infra.runtime.engine import Engine
-    from infra.runtime.operating import rebuilding
+    from infra.runtime.operating import rebuild_acts
     from infra.runtime.operating.diffing import TableDiff
 
 commands = typer.Typer()
@@ -94,14 +94,15 @@ async def _opened() -> AsyncGenerator[tuple[Engine, asyncio.Event]]:
 
 
 async def _rebuild(wiring: ProjectionWiring, parallel: int, why: str, *, yes: bool) -> Code:
-    from infra.runtime.operating.rebuilding import Asker, Rebuild
+    from infra.runtime.operating.rebuild_acts import Asker
+    from infra.runtime.operating.rebuilding import Rebuild
 
     model = wiring.projection.name
     progress = Progress()
 
     async with _opened() as (engine, stop):
 
-        def tell(it: rebuilding.Progress) -> None:
+        def tell(it: rebuild_acts.Progress) -> None:
             left = f", {it.lag / it.rate:.0f} s left" if it.rate > 1 and it.lag else ""
             share = 100 * it.done // max(1, it.total)
             progress(
@@ -122,9 +123,10 @@ async def _rebuild(wiring: ProjectionWiring, parallel: int, why: str, *, yes: bo
         typer.echo(f"{kept}; give it up: triplane rebuild {model} --cancel", err=True)
         return Code.INTERRUPTED if stop.is_set() else Code.REFUSED
     rate = done.events / max(0.001, done.seconds)
+    back = "back" if done.returns else "back, as long as workers of the release before run"
     typer.echo(
         f"{model}: generation {done.generation} serves; {done.events} events in {done.seconds:.1f} s ({rate:,.0f}/s); "
-        f"back: triplane rebuild {model} --rollback"
+        f"{back}: triplane rebuild {model} --rollback"
     )
     if not done.taken_over:
         typer.echo(f"nobody works for {wiring.name}: start a worker (triplane work projections)", err=True)
@@ -175,15 +177,21 @@ def _lines(diff: Sequence[TableDiff]) -> list[str]:
 
 
 async def _roll_back(wiring: ProjectionWiring, why: str) -> Code:
-    from infra.runtime.operating.rebuilding import roll_back
+    from infra.runtime.operating.rolling_back import roll_back
 
     async with _opened() as (engine, stop):
-        gone_back = await roll_back(engine, wiring, _asker(why), stop)
-    if gone_back is None:
+        done = await roll_back(engine, wiring, _asker(why), stop)
+    if done is None:
         typer.echo("nothing to do: the generation before serves already")
-    else:
+        return Code.DONE
+    typer.echo(
+        f"{wiring.projection.name}: generation {done.generation} serves again, {done.before} stands by; "
+        f"forward, when its code is mended: triplane rebuild {wiring.projection.name}"
+    )
+    if not done.fits:
         typer.echo(
-            f"{wiring.projection.name}: generation {gone_back[1]} serves again, {gone_back[0]} stands by"
+            "this code does not fold it: keep the release before running, or go forward before you end it",
+            err=True,
         )
     return Code.DONE
 
@@ -199,8 +207,8 @@ async def _cancel(wiring: ProjectionWiring, why: str) -> Code:
     return Code.DONE
 
 
-def _asker(why: str) -> rebuilding.Asker:
-    from infra.runtime.operating.rebuilding import Asker
+def _asker(why: str) -> rebuild_acts.Asker:
+    from infra.runtime.operating.rebuild_acts import Asker
 
     async def agree(_: Sequence[TableDiff]) -> bool:
         return True

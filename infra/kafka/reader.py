@@ -7,13 +7,14 @@ exception in a rebalance callback: the client swallows those.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any, Final
 
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka.errors import IllegalStateError, KafkaError
 
 from infra.kafka.record import Place, Record
 from infra.kafka.sessions import Sessions
@@ -110,7 +111,9 @@ class Reader:
 
     def seek(self, place: Place, offset: int) -> None:
         """Read on from `offset`; what was fetched before is dropped by the client."""
-        self._consumer.seek(TopicPartition(*place), offset)
+        # A partition that has gone meanwhile needs none: `rebalanced` is about to be awaited.
+        with contextlib.suppress(IllegalStateError):
+            self._consumer.seek(TopicPartition(*place), offset)
 
     async def bounds(self, places: Collection[Place]) -> tuple[dict[Place, int], dict[Place, int]]:
         """Give the first and the end offset of partitions."""

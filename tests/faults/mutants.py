@@ -139,6 +139,7 @@ def by_lag() -> None:
     """Readers are switched to a generation that is on its way, wherever it is."""
     from infra.runtime.operating import rebuilding, switching
     from infra.runtime.operating.building import Bounded
+    from infra.runtime.operating.rebuilding import Rebuild
 
     run = Bounded.run
 
@@ -147,12 +148,17 @@ def by_lag() -> None:
         await asyncio.sleep(0.5)
         return await run(self, *batch)
 
-    async def drain(*_: object) -> None:
-        return
+    async def drain(*asked: Any) -> Any:
+        return asked[-1]
+
+    async def kept(*_: object) -> bool:
+        # Workers would bring it to where it must be.
+        return False
 
     put(consumer, MIN_BATCH=50, MAX_BATCH=50)
     put(Bounded, run=slow)
     put(rebuilding, NEAR=10**9, STEADY_S=0.0, drain=drain)
+    put(Rebuild, _handed_over=kept)
     put(switching, drain=drain)
 
 

@@ -34,7 +34,8 @@ from infra.runtime.catalog import Catalog, ProjectionWiring
 from infra.runtime.engine import Engine, open_engine
 from infra.runtime.folding.generations import Generation, generations
 from infra.runtime.operating.diffing import TableDiff
-from infra.runtime.operating.rebuilding import Asker, Progress, Rebuild, Rebuilt
+from infra.runtime.operating.rebuild_acts import Asker, Progress
+from infra.runtime.operating.rebuilding import Rebuild, Rebuilt
 from infra.runtime.running import workers
 from infra.runtime.running.workers import Workers
 from infra.settings import Settings

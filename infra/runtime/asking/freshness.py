@@ -24,7 +24,7 @@ from infra.postgres.database import TRANSIENT, Database, Row, open_database
 from infra.runtime.catalog import Catalog, EffectWiring, SagaWiring, Wiring, discover
 from infra.runtime.catalog.schemas import chains
 from infra.runtime.consuming.consumer import label
-from infra.runtime.folding.generations import SELECT, Generation, behind, generation_of
+from infra.runtime.folding.generations import SELECT, UNFIT, Generation, behind, generation_of
 from infra.runtime.publishing.outbox import BUCKETS
 from infra.settings import Settings
 from sagas import Stuck
@@ -394,7 +394,8 @@ def _beside(wiring: Wiring) -> list[str]:
 def _add_counters(part: Part, row: Row) -> None:
     counters: dict[str, Any] = from_json(row["counters"])
     stopped = counters.pop("stopped_because", None)
-    if stopped is not None:
+    # Of a generation that is behind this code, too, it is not the process that is behind.
+    if stopped is not None and not (part.behind and UNFIT in stopped):
         part.red.append(f"stopped: {stopped}")
     for name, number in counters.items():
         part.counters[name] = part.counters.get(name, 0) + int(number)
@@ -410,7 +411,7 @@ def wrong_with(part: Part) -> list[str]:
     """Say everything that is wrong with a part."""
     alive = [process for process in part.processes if process.alive]
     wrong = list(part.red)
-    if part.behind is not None and not any(part.behind in it for it in wrong):
+    if part.behind is not None:
         wrong.append(part.behind)
     if not alive:
         last = min((process.beat_age for process in part.processes), default=None)

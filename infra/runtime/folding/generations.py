@@ -25,11 +25,11 @@ from infra.runtime.folding.tables import make_tables
 from projections import Row as ModelRow
 
 Standing = Literal["building", "active", "standby", "retired"]
-LIVE: Final = ("active", "standby")
-"""Which generations workers fold."""
+UNFIT: Final = "rows of another shape than the code of this process"
+"""Part of what a process shows of a generation that it does not fold."""
 
-SELECT: Final = """SELECT projection, generation, shape, code, standing, views::text AS views, switched_at, builder, operator, host, pid,
-    building_since, coalesce(expires_at < now(), true) AS expired FROM projections.generations"""
+SELECT: Final = """SELECT projection, generation, shape, code, standing, candidate, views::text AS views, switched_at, builder, operator,
+    host, pid, building_since, coalesce(expires_at < now(), true) AS expired FROM projections.generations"""
 
 READABLE: Final = """SELECT generation FROM projections.generations
     WHERE projection = {} AND columns @> {}::jsonb AND views IS NOT NULL AND standing <> 'building'
@@ -80,10 +80,17 @@ class Generation:
     shape: int
     code: int | None
     standing: Standing
+    candidate: bool
+    """Whether it is compared and waits for its switch, though still `building`: workers fold it already."""
     views: Mapping[str, str | None]
     """The view that shows each of its tables, by the name that tables and views have in common; none before it serves."""
     switched_at: datetime | None
     lease: Lease | None
+
+    @property
+    def live(self) -> bool:
+        """Whether workers fold it."""
+        return self.candidate or self.standing in {"active", "standby"}
 
     def fits(self, wiring: ProjectionWiring) -> bool:
         """Whether this process can read and write its rows."""
@@ -102,9 +109,17 @@ def behind(wiring: ProjectionWiring, active: Generation) -> str | None:
     stopped = (
         ""
         if active.fits(wiring)
-        else ", whose rows have another shape, so nothing is folded into it any more"
+        else ", whose rows have another shape, so only processes of the code that built it fold it"
     )
     return f"generation {active.number} is behind its code{stopped}; run: triplane rebuild {model}"
+
+
+def unfit(wiring: ProjectionWiring, generation: Generation) -> str:
+    """Say why a process does not fold a generation whose rows have another shape: it may be the process that is behind."""
+    return (
+        f"generation {generation.number} has {UNFIT}: start it again with the release that built them; "
+        f"if this is the newer, run: triplane rebuild {wiring.projection.name}"
+    )
 
 
 def asked_for(rows: ReadModel) -> str:
@@ -160,7 +175,14 @@ def generation_of(row: Row) -> Generation:
         )
     views: dict[str, Any] = json.loads(row["views"] or "{}")
     return Generation(
-        row["generation"], row["shape"], row["code"], row["standing"], views, row["switched_at"], lease
+        row["generation"],
+        row["shape"],
+        row["code"],
+        row["standing"],
+        row["candidate"],
+        views,
+        row["switched_at"],
+        lease,
     )
 
 
@@ -210,7 +232,7 @@ async def stand(
     """Change the standing of a generation, from now on; `views` show it, where that changes too."""
     await tx.execute(
         """UPDATE projections.generations SET standing = $3, switched_at = now(), views = coalesce($4::jsonb, views),
-             builder = NULL, expires_at = NULL WHERE projection = $1 AND generation = $2""",
+             candidate = false, builder = NULL, expires_at = NULL WHERE projection = $1 AND generation = $2""",
         wiring.projection.name,
         number,
         standing,

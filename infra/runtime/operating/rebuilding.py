@@ -11,21 +11,20 @@ import os
 import socket
 import time
 from asyncio.subprocess import DEVNULL
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Final
 from uuid import uuid4
 
-from events import Event
-from events.operations import RebuildCancelled, RebuildRolledBack, RebuildStarted, RebuildSwitched
+from events.operations import RebuildCancelled, RebuildStarted, RebuildSwitched
 from infra.embedded.process import python, surroundings
 from infra.errors import Refused, TriplaneError
 from infra.kafka.admin import Topic
-from infra.postgres.database import TRANSIENT, Connection, Database
+from infra.postgres.database import TRANSIENT, Connection
 from infra.runtime.catalog import ProjectionWiring
-from infra.runtime.consuming.consumer import Consumer, label
+from infra.runtime.consuming.consumer import Consumer
 from infra.runtime.engine import Engine
 from infra.runtime.folding.generations import (
     Generation,
@@ -37,10 +36,21 @@ from infra.runtime.folding.generations import (
     stand,
 )
 from infra.runtime.folding.tables import drop, ensure_indexes
-from infra.runtime.operating import acts as operations
+from infra.runtime.operating import acts
+from infra.runtime.operating.attendance import attendance
 from infra.runtime.operating.building import Bounded, bounded, folding, topics_of
 from infra.runtime.operating.diffing import TableDiff, compare
-from infra.runtime.operating.switching import AGAIN_S, PASSING, Positions, drain, held, positions, switch
+from infra.runtime.operating.rebuild_acts import Asker, Progress, record
+from infra.runtime.operating.switching import (
+    AGAIN_S,
+    PASSING,
+    NotYet,
+    Positions,
+    drain,
+    held,
+    positions,
+    switch,
+)
 
 LEASE_S: Final = 10.0
 RENEW_S: Final = 2.0
@@ -52,35 +62,11 @@ STEADY_S: Final = 1.0
 """It must have been near the end for so long before it is switched to."""
 LOOK_S: Final = 0.25
 TAKEN_OVER_S: Final = 8.0
+"""So long workers may take to begin with a generation."""
+LEFT_S: Final = 30.0
+"""So long those that have begun may be away before it is given up: the time of a restart and more."""
 RESTS_S: Final = 0.02
 ATTEMPTS: Final = 20
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a rebuild is; events are records of the topics, whether the model folds them or not."""
-
-    step: str
-    done: int
-    total: int
-    rate: float
-    """Events a second, since this process began."""
-
-    @property
-    def lag(self) -> int:
-        """How many events are left."""
-        return max(0, self.total - self.done)
-
-
-@dataclass(frozen=True, slots=True)
-class Asker:
-    """Who rebuilds, and what they want to hear and be asked."""
-
-    who: str
-    why: str
-    tell: Callable[[Progress], None]
-    agree: Callable[[Sequence[TableDiff]], Awaitable[bool]]
-    """Whether to switch, given what differs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +80,8 @@ class Rebuilt:
     events: int = 0
     seconds: float = 0.0
     diff: Sequence[TableDiff] = field(default_factory=tuple[TableDiff, ...])
+    returns: bool = True
+    """Whether this code can fold what has served before, and so go back to it."""
 
 
 class Rebuild:
@@ -114,15 +102,24 @@ class Rebuild:
     async def run(self, stop: asyncio.Event) -> Rebuilt:
         """Build, compare, ask and switch; when `stop` is set first, end at the edge of a batch.
 
-        Raises `Refused` when somebody else is at it, or the log does not begin at its beginning.
+        Workers fold it before it is switched to, where they can: the switch changes nothing for them, so what is live never
+        waits for a group to share its partitions out. Raises `Refused` when somebody else is at it, or the log does not
+        begin at its beginning.
         """
         topics = await topics_of(self._engine, self._wiring)
         await self._check_beginning(topics)
         number = await self._take()
         try:
             batcher = await bounded(self._engine, self._wiring, number, topics)
-            async with self._leased(number) as lost, folding(self._engine, batcher, topics) as consumer:
-                return await self._see_through(number, batcher, consumer, _Either(stop, lost))
+            async with self._leased(number) as lost:
+                either = _Either(stop, lost)
+                async with folding(self._engine, batcher, topics) as consumer:
+                    built = await self._build(number, batcher, consumer, either)
+                    if not built.diff or not await self._asker.agree(built.diff):
+                        return built
+                    if not await self._handed_over(number, either):
+                        return await self._switch(built, either, consumer)
+                return await self._switch(built, either)
         finally:
             await self._let_go(number)
 
@@ -158,7 +155,7 @@ class Rebuild:
             else:
                 number = building.number
             await tx.execute(
-                """UPDATE generations SET builder = $3, operator = $4, host = $5, pid = $6, building_since = now(),
+                """UPDATE generations SET builder = $3, operator = $4, host = $5, pid = $6, building_since = now(), candidate = false,
                      expires_at = now() + make_interval(secs => $7) WHERE projection = $1 AND generation = $2""",
                 self._wiring.projection.name,
                 number,
@@ -200,7 +197,8 @@ class Rebuild:
     async def _let_go(self, number: int) -> None:
         with contextlib.suppress(*TRANSIENT):
             await self._database.execute(
-                "UPDATE generations SET expires_at = now() WHERE projection = $1 AND generation = $2 AND builder = $3",
+                """UPDATE generations SET expires_at = now(), candidate = false
+                   WHERE projection = $1 AND generation = $2 AND builder = $3""",
                 self._wiring.projection.name,
                 number,
                 self._me,
@@ -208,8 +206,9 @@ class Rebuild:
 
     # -- the build --------------------------------------------------------------------------------------------------
 
-    async def _see_through(self, number: int, batcher: Bounded, consumer: Consumer, stop: _Either) -> Rebuilt:
-        blue = serving(self._wiring, await generations(self._database, self._wiring))
+    async def _build(self, number: int, batcher: Bounded, consumer: Consumer, stop: _Either) -> Rebuilt:
+        """Build and compare; without a diff, it was stopped before."""
+        blue = await self._serving()
         self._from = sum((await positions(self._database, self._wiring, number)).values())
         far = await self._behind_blue(number, blue.number, batcher, consumer)
         async with self._helped(number, self._processes - 1 if far > WORTH_HELP else 0):
@@ -229,21 +228,10 @@ class Rebuild:
             if await stop.within(0 if diff else LOOK_S):
                 return await self._ended(number, stop)
         batcher.limits = None
-        loaded = await self._ended(number, stop)
-        if not await self._asker.agree(diff):
-            return Rebuilt(number, diff=diff)
-        while not await self._switched(number, diff, consumer):
-            if await stop.within(AGAIN_S):
-                return await self._ended(number, stop)
-        taken_over = await self._taken_over(blue.number, number, stop)
-        return Rebuilt(
-            number,
-            switched=True,
-            taken_over=taken_over,
-            events=loaded.events,
-            seconds=loaded.seconds,
-            diff=diff,
-        )
+        return replace(await self._ended(number, stop), diff=diff)
+
+    async def _serving(self) -> Generation:
+        return serving(self._wiring, await generations(self._database, self._wiring))
 
     @asynccontextmanager
     async def _helped(self, number: int, further: int) -> AsyncGenerator[None]:
@@ -278,11 +266,10 @@ class Rebuild:
         await self._tell("building", at, consumer)
         return sum(max(0, end - at.get(place, 0)) for place, end in limits.items())
 
-    async def _tell(self, step: str, at: Positions, consumer: Consumer) -> int:
-        """Say how far it is; give the events that are left."""
-        stopped = consumer.vitals.stopped_because
-        if stopped is not None:
-            raise TriplaneError(stopped)
+    async def _tell(self, step: str, at: Positions, consumer: Consumer | None) -> int:
+        """Say how far it is; give the events that are left. Raises what has stopped this process's consumer, if it has one."""
+        if consumer is not None and consumer.vitals.stopped_because is not None:
+            raise TriplaneError(consumer.vitals.stopped_because)
         if time.monotonic() - self._ends[0] > 1:
             topics = await self._engine.admin.topics(self._wiring.topics)
             self._ends = (
@@ -302,7 +289,8 @@ class Rebuild:
             snapshot = other.transaction(isolation="repeatable_read", readonly=True)
             async with held(self._database, self._wiring, blue.number) as (_, ends):
                 batcher.limits = ends
-                await drain(self._database, self._wiring, batcher.generation, ends)
+                if await drain(self._database, self._wiring, batcher.generation, ends) != ends:
+                    raise NotYet(f"generation {batcher.generation} has read on, and waits for the other")
                 await snapshot.start()
                 await other.execute("SELECT FROM generations LIMIT 1")
             try:
@@ -312,29 +300,72 @@ class Rebuild:
 
     # -- the switch -------------------------------------------------------------------------------------------------
 
-    async def _switched(self, number: int, diff: Sequence[TableDiff], consumer: Consumer) -> bool:
-        near_since: float | None = None
-        while near_since is None or time.monotonic() - near_since < STEADY_S:
+    async def _handed_over(self, number: int, stop: _Either) -> bool:
+        """Let workers fold it, too; give whether any does by now, so that this process may leave."""
+        await self._database.execute(
+            "UPDATE generations SET candidate = true WHERE projection = $1 AND generation = $2 AND builder = $3",
+            self._wiring.projection.name,
+            number,
+            self._me,
+        )
+        return await self._begun_by_workers(await self._serving(), number, stop)
+
+    async def _begun_by_workers(self, other: Generation, number: int, stop: _Either) -> bool:
+        """Wait until a worker folds it, if any is there to: one that folds, or has folded, the `other` generation."""
+        give_up = time.monotonic() + TAKEN_OVER_S
+        there = await attendance(self._engine, self._wiring, other.number)
+        while there.processes and time.monotonic() < give_up:
+            mine = await attendance(self._engine, self._wiring, number)
+            if mine.folding or mine.processes >= there.processes:
+                return mine.folding > 0
+            if await stop.within(LOOK_S):
+                break
+        return False
+
+    async def _switch(self, built: Rebuilt, stop: _Either, consumer: Consumer | None = None) -> Rebuilt:
+        """Switch when it has kept up for a while: folded by this process's consumer, or else by workers."""
+        blue = await self._serving()
+        while not await self._switched(built, stop, consumer):
+            if await stop.within(AGAIN_S):
+                return replace(await self._ended(built.generation, stop), diff=built.diff)
+        taken_over = consumer is None or await self._begun_by_workers(blue, built.generation, stop)
+        return replace(built, switched=True, taken_over=taken_over, returns=blue.fits(self._wiring))
+
+    async def _switched(self, built: Rebuilt, stop: _Either, consumer: Consumer | None) -> bool:
+        number = built.generation
+        steady_since: float | None = None
+        away_since = time.monotonic()
+        while steady_since is None or time.monotonic() - steady_since < STEADY_S:
             at = await positions(self._database, self._wiring, number)
             left = await self._tell("catching up", at, consumer)
-            near_since = None if left > NEAR else near_since or time.monotonic()
-            await asyncio.sleep(LOOK_S)
+            whole = consumer is not None or (
+                (await attendance(self._engine, self._wiring, number)).partitions >= len(at)
+            )
+            if whole:
+                away_since = time.monotonic()
+            elif time.monotonic() - away_since > LEFT_S:
+                raise TriplaneError(
+                    f"the workers that folded generation {number} are gone; start them and go on"
+                )
+            steady_since = (steady_since or time.monotonic()) if whole and left <= NEAR else None
+            if await stop.within(LOOK_S):
+                return False
 
         async def note(blue: Generation) -> None:
-            incomparable = any(not it.comparable for it in diff)
+            incomparable = any(not it.comparable for it in built.diff)
             act = RebuildSwitched(
-                operation_id=operations.new_operation(),
+                operation_id=acts.new_operation(),
                 model=self._wiring.projection.name,
                 before=blue.number,
                 generation=number,
-                rows_before=sum(it.rows_before for it in diff),
-                rows=sum(it.rows for it in diff),
-                rows_changed=-1 if incomparable else sum(it.gone + it.new + it.changed for it in diff),
+                rows_before=sum(it.rows_before for it in built.diff),
+                rows=sum(it.rows for it in built.diff),
+                rows_changed=-1 if incomparable else sum(it.gone + it.new + it.changed for it in built.diff),
                 who=self._asker.who,
                 why=self._asker.why,
                 at=datetime.now(UTC),
             )
-            await _record(self._engine, act, self._asker)
+            await record(self._engine, act, self._asker)
 
         try:
             await switch(self._database, self._wiring, number, note)
@@ -342,20 +373,9 @@ class Rebuild:
             return False
         return True
 
-    async def _taken_over(self, blue: int, number: int, stop: _Either) -> bool:
-        """Wait until a worker folds it, if any is there to."""
-        there = await folded_by_a_worker(self._engine, self._wiring, blue)
-        give_up = time.monotonic() + (TAKEN_OVER_S if there else 0)
-        while time.monotonic() < give_up:
-            if await folded_by_a_worker(self._engine, self._wiring, number):
-                return True
-            if await stop.within(LOOK_S):
-                break
-        return False
-
     async def _note_start(self, blue: int, number: int) -> None:
         act = RebuildStarted(
-            operation_id=operations.new_operation(),
+            operation_id=acts.new_operation(),
             model=self._wiring.projection.name,
             serving=blue,
             generation=number,
@@ -363,7 +383,7 @@ class Rebuild:
             why=self._asker.why,
             at=datetime.now(UTC),
         )
-        await _record(self._engine, act, self._asker)
+        await record(self._engine, act, self._asker)
 
 
 class _Either:
@@ -394,102 +414,41 @@ async def _throw_away(tx: Connection, wiring: ProjectionWiring, building: Genera
     )
 
 
-async def _record(engine: Engine, act: Event, asker: Asker) -> None:
-    await operations.record(
-        engine.databases["operations"],
-        engine.codec,
-        act,
-        tenant=operations.INSTALLATION,
-        who=asker.who,
-        why=asker.why,
-    )
-
-
-async def folded_by_a_worker(engine: Engine, wiring: ProjectionWiring, number: int) -> bool:
-    """Whether a worker process shows that it folds a generation."""
-    rows = await engine.databases["projections"].fetch(
-        "SELECT FROM heartbeats WHERE consumer = $1 AND beat_at > now() - interval '4 seconds'",
-        label(wiring.name, number),
-    )
-    return bool(rows)
-
-
 async def cancel(engine: Engine, wiring: ProjectionWiring, asker: Asker) -> int | None:
     """Throw away what is being built; give its number, `None` when nothing is. Raises `Refused` while somebody is at it."""
-    async with engine.databases["projections"].transaction() as tx:
-        building = of_standing(await locked(tx, wiring), "building")
+    database = engine.databases["projections"]
+    async with database.transaction() as tx:
+        building = _unattended(await locked(tx, wiring))
         if building is None:
             return None
-        if building.lease is not None and not building.lease.left:
-            raise Refused(f"{building.lease.holder} is at it: stop it there with Ctrl-C first")
+        await tx.execute(
+            "UPDATE generations SET candidate = false WHERE projection = $1 AND generation = $2",
+            wiring.projection.name,
+            building.number,
+        )
+    while building.candidate and (await attendance(engine, wiring, building.number)).processes:  # noqa: ASYNC110 - a probe
+        # Its tables go when workers have left them.
+        await asyncio.sleep(LOOK_S)
+    async with database.transaction() as tx:
+        building = _unattended(await locked(tx, wiring))
+        if building is None:
+            return None
         await _throw_away(tx, wiring, building)
         act = RebuildCancelled(
-            operation_id=operations.new_operation(),
+            operation_id=acts.new_operation(),
             model=wiring.projection.name,
             generation=building.number,
             who=asker.who,
             why=asker.why,
             at=datetime.now(UTC),
         )
-        await _record(engine, act, asker)
+        await record(engine, act, asker)
     return building.number
 
 
-async def roll_back(
-    engine: Engine, wiring: ProjectionWiring, asker: Asker, stop: asyncio.Event
-) -> tuple[int, int] | None:
-    """Let the generation serve that did before; give both numbers, `None` when that has been done already.
-
-    Raises `Refused` when there is none to go back to, or it cannot be brought to where readers are.
-    """
-    database = engine.databases["projections"]
-    known = await generations(database, wiring)
-    active, standby = serving(wiring, known), of_standing(known, "standby")
-    if standby is None:
-        raise Refused(
-            f"{wiring.projection.name} has no earlier generation that is kept: after a switch one is for "
-            f"{engine.settings.standby_hours:g} hours (TRIPLANE_STANDBY_HOURS)"
-        )
-    if standby.number > active.number:
-        return None
-
-    async def note(blue: Generation) -> None:
-        act = RebuildRolledBack(
-            operation_id=operations.new_operation(),
-            model=wiring.projection.name,
-            before=blue.number,
-            generation=standby.number,
-            who=asker.who,
-            why=asker.why,
-            at=datetime.now(UTC),
-        )
-        await _record(engine, act, asker)
-
-    async with _helped(engine, wiring, standby):
-        left = ATTEMPTS
-        while True:
-            try:
-                blue = await switch(database, wiring, standby.number, note)
-            except PASSING as passing:
-                left -= 1
-                if (stop.is_set() or not left) and not await _serves(database, wiring, standby.number):
-                    raise Refused(f"not rolled back, and nothing was changed: {passing}") from passing
-            else:
-                return blue.number, standby.number
-            await asyncio.sleep(AGAIN_S)
-
-
-async def _serves(database: Database, wiring: ProjectionWiring, number: int) -> bool:
-    """Whether a generation serves, though nobody has heard of it."""
-    return serving(wiring, await generations(database, wiring)).number == number
-
-
-@asynccontextmanager
-async def _helped(engine: Engine, wiring: ProjectionWiring, standby: Generation) -> AsyncGenerator[None]:
-    """Fold the generation that stands by as long as the block runs, where this process's code can: workers may be down."""
-    if not standby.fits(wiring):
-        yield
-        return
-    topics = await engine.admin.topics(wiring.topics)
-    async with folding(engine, await engine.batcher(wiring, standby.number), topics):
-        yield
+def _unattended(known: list[Generation]) -> Generation | None:
+    """Give the generation that is half-built, if there is one; raise `Refused` while somebody is at it."""
+    building = of_standing(known, "building")
+    if building is not None and building.lease is not None and not building.lease.left:
+        raise Refused(f"{building.lease.holder} is at it: stop it there with Ctrl-C first")
+    return building

@@ -1,6 +1,6 @@
 """The switch: readers see another generation from one commit on, which has read at least as far as the one before.
 
-The serving generation is held at a batch edge, the other one drains up to there within a second; else nothing is changed.
+The serving generation is held at a batch edge, the other one drains up to there within half a second; else nothing is changed.
 So what a reader has seen stays seen, and every token and place of the one is good for the other.
 """
 
@@ -20,7 +20,8 @@ from infra.runtime.folding.generations import Generation, generations, locked, o
 from infra.runtime.folding.tables import drop, show, show_again
 
 LOCK_TIMEOUT: Final = "500ms"
-DRAIN_S: Final = 1.0
+DRAIN_S: Final = 0.4
+"""With the wait for a lock less than a second: so long what is live may stand still."""
 LOOK_S: Final = 0.02
 AGAIN_S: Final = 0.5
 Positions = dict[Place, int]
@@ -62,14 +63,14 @@ async def held(
 
 async def drain(
     database: Database, wiring: ProjectionWiring, generation: int, to: Mapping[Place, int]
-) -> None:
-    """Wait until a generation has read up to `to`; raise `NotYet` after a second."""
+) -> Positions:
+    """Wait until a generation has read up to `to`, and give where it stands then; raise `NotYet` when it takes too long."""
     give_up = time.monotonic() + DRAIN_S
     while True:
         at = await positions(database, wiring, generation)
         behind = sum(max(0, end - at.get(place, 0)) for place, end in to.items())
         if not behind:
-            return
+            return at
         if time.monotonic() > give_up:
             raise NotYet(f"generation {generation} is {behind} events behind, and does not catch up")
         await asyncio.sleep(LOOK_S)

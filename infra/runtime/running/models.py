@@ -1,4 +1,4 @@
-"""The read models of a worker process: every generation that serves or stands by is folded, whichever those are by now.
+"""The read models of a worker process: every generation that serves, is about to, or stands by is folded, whichever those are by now.
 
 A generation that this code cannot fold is left alone, and shown. Where the settings say so, one that is behind its code is
 built anew here, by itself.
@@ -22,9 +22,10 @@ from infra.runtime.catalog import ProjectionWiring
 from infra.runtime.consuming.consumer import Consumer, label
 from infra.runtime.consuming.first_start import register
 from infra.runtime.engine import Engine
-from infra.runtime.folding.generations import LIVE, Generation, behind, generations, of_standing, serving
+from infra.runtime.folding.generations import Generation, behind, generations, of_standing, serving, unfit
 from infra.runtime.operating.diffing import TableDiff
-from infra.runtime.operating.rebuilding import Asker, Progress, Rebuild
+from infra.runtime.operating.rebuild_acts import Asker, Progress
+from infra.runtime.operating.rebuilding import Rebuild
 from infra.runtime.publishing.wakeup import Wakeups
 from infra.runtime.vitals import Vitals
 
@@ -92,10 +93,10 @@ class Models:
             await asyncio.gather(*ending, *([self._rebuilding] if self._rebuilding else []))
 
     async def look(self) -> None:
-        """Begin to fold what serves or stands by, and leave what does not any more."""
+        """Begin to fold what is live by now, and leave what is not any more."""
         for wiring in self._wirings:
             known = await generations(self._engine.databases["projections"], wiring)
-            live = {(wiring.name, it.number): it for it in known if it.standing in LIVE}
+            live = {(wiring.name, it.number): it for it in known if it.live}
             for at, generation in live.items():
                 if at not in self._at_work:
                     self._at_work[at] = await self._begin(wiring, generation)
@@ -111,7 +112,7 @@ class Models:
         number = generation.number
         folded = Folded(label(wiring.name, number), Vitals(), asyncio.Event())
         if not generation.fits(wiring):
-            folded.vitals.stopped_because = behind(wiring, generation)
+            folded.vitals.stopped_because = unfit(wiring, generation)
             log.error("not folded", consumer=folded.name, because=folded.vitals.stopped_because)
             return folded
         batcher = await self._engine.batcher(wiring, number)
