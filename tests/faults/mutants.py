@@ -162,8 +162,27 @@ def by_lag() -> None:
     put(switching, drain=drain)
 
 
+def crowding() -> None:
+    """Whoever goes back folds beside the workers, in their group, and dies there."""
+    from infra.runtime.operating import rolling_back, switching
+    from infra.runtime.operating.attendance import Attendance
+
+    switch = switching.switch
+
+    async def nobody(*_: object) -> Attendance:
+        return Attendance(0, 0, 0)
+
+    async def when_it_has_its_share(*asked: Any) -> None:
+        await asyncio.sleep(4)
+        await switch(*asked)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    put(rolling_back, attendance=nobody, switch=when_it_has_its_share)
+
+
 MUTANTS: dict[str, Callable[[], None]] = {
-    it.__name__: it for it in (hurried, forgetful, hasty, careless, impatient, by_lag, ahead, renewed)
+    it.__name__: it
+    for it in (hurried, forgetful, hasty, careless, impatient, by_lag, crowding, ahead, renewed)
 }
 
 
