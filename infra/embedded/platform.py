@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import shutil
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from infra.embedded import EmbeddedError
@@ -35,6 +36,8 @@ PROCESSES = {
 
 The work is in two processes, so that both cores are used and a busy worker does not hold up the read models.
 """
+WHOLE_S = 10
+"""So long consumers may take to share their partitions out, before the platform is ready without."""
 MEGABYTES_NEEDED = 300
 FIRST_HTTP_PORT = 8080
 
@@ -106,6 +109,10 @@ class Platform:
         self._report("serve", "waiting until it is ready")
         instance = instance_of(os.environ.get("TRIPLANE_MASTER_KEY") or secrets["master_key"])
         await self._supervisor.until(lambda: _answers(host, http, instance), "serve", within=90)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(WHOLE_S):
+                while not await _answers(host, http, instance, whole=True):  # noqa: ASYNC110 - a probe, not an event
+                    await asyncio.sleep(0.1)
         write_atomically(self._endpoints, json.dumps(endpoints, indent=2))
         self._report("up", "ready")
         return endpoints
@@ -121,8 +128,11 @@ def _warm(modules: str, target: str, *arguments: str) -> list[str]:
     return python("infra.embedded.gate", modules, target, *arguments)
 
 
-async def _answers(host: str, port: int, instance: str) -> bool:
-    """Whether GET /readyz says 200, and it is this platform that says so: another may have taken the port."""
+async def _answers(host: str, port: int, instance: str, *, whole: bool = False) -> bool:
+    """Whether GET /readyz says 200, and it is this platform that says so: another may have taken the port.
+
+    `whole` asks for every partition to be attended to, too.
+    """
     try:
         async with asyncio.timeout(2):
             reader, writer = await asyncio.open_connection(host, port)
@@ -131,4 +141,5 @@ async def _answers(host: str, port: int, instance: str) -> bool:
             writer.close()
     except (OSError, TimeoutError):
         return False
-    return answer.split()[1:2] == [b"200"] and instance.encode() in answer
+    ready = answer.split()[1:2] == [b"200"] and instance.encode() in answer
+    return ready and (not whole or b'"partitions":{"ok":true' in answer)

@@ -16,7 +16,7 @@ from infra.http.metrics import CONTENT_TYPE
 from infra.http.problems import Problem
 from infra.http.services import Services, caller_of, services_of
 from infra.postgres.database import TRANSIENT
-from infra.runtime.asking.freshness import Part
+from infra.runtime.asking.freshness import Part, unattended
 from infra.runtime.catalog import discover
 
 STARTED = time.monotonic()
@@ -34,7 +34,8 @@ async def healthz(_request: Request) -> Response:
 async def readyz(request: Request) -> Response:
     """Say whether everything works that must: 200, or 503 with what does not.
 
-    A broker that is away is shown and does not count: what is sent in is still taken in, and answered 202.
+    A broker that is away is shown and does not count, nor do partitions that are being shared out: what is sent in is still
+    taken in, and answered 202.
     """
     services = services_of(request)
     checks = await _checks(services)
@@ -73,6 +74,7 @@ async def _checks(services: Services) -> dict[str, dict[str, Any]]:
     return checks | {
         "workers": _check(_dead(workers)),
         "relays": _check(_dead(relays)),
+        "partitions": _check(_unattended(workers), required=False),
         "broker": _check(None if measured.broker else "does not answer", required=False),
     }
 
@@ -85,6 +87,12 @@ def _dead(parts: list[Part]) -> str | None:
     """Name those for whom nobody alive works; how far behind they are is for the metrics."""
     dead = [part for part in parts if not any(process.alive for process in part.processes)]
     return None if not dead else "; ".join(f"{part.name}: {', '.join(part.red)}" for part in dead[:10])
+
+
+def _unattended(parts: list[Part]) -> str | None:
+    """Name those whose partitions wait to be shared out; a read model that is behind its code waits for something else."""
+    waiting = [(part.name, unattended(part)) for part in parts if part.behind is None]
+    return "; ".join(f"{name}: {text}" for name, text in waiting if text is not None) or None
 
 
 async def _behind(services: Services) -> list[str]:

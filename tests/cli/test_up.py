@@ -73,6 +73,7 @@ def test_up_status_down_and_every_death_between(home: Path) -> None:
         assert f"in use by process {first.pid}" in refusal
         report = json.loads(outcome(home, "status", "--json")[1])
         assert report["state"] == "running"
+        assert report["engine"]["state"] == "green", "what is ready has begun to work"
         assert {"kafka", "postgres", "serve"} <= {process["name"] for process in report["processes"]}
         for process in [psutil.Process(first.pid), *orphans(home)]:
             with suppress(psutil.NoSuchProcess):  # gone with the one before

@@ -28,11 +28,12 @@ from infra.runtime.catalog import Catalog
 from infra.runtime.consuming import consumer
 from infra.runtime.folding import generations as generating
 from infra.runtime.folding.fingerprints import code, kinds, shape
-from infra.runtime.folding.generations import READABLE, Behind
+from infra.runtime.folding.generations import READABLE, Behind, Generation
 from infra.runtime.intake.following import Following
 from infra.runtime.intake.outcomes import Fact, Outcome, Outcomes
 from infra.runtime.intake.tokens import Token
 from infra.runtime.operating import rebuilding, switching
+from infra.runtime.operating.attendance import attendance
 from infra.runtime.operating.diffing import TableDiff
 from infra.runtime.operating.parked import discard_audited, parked
 from infra.runtime.operating.rebuild_acts import Asker, Progress
@@ -404,6 +405,41 @@ async def _red(site: Site, catalog: Catalog, text: str) -> bool:
 
 async def _green(site: Site, catalog: Catalog) -> bool:
     return bool((await said(site, catalog))["state"] == "green")
+
+
+async def test_after_a_switch_to_another_shape_it_is_the_old_process_that_is_behind(
+    site: Site, tmp_path: Path
+) -> None:
+    await given(site, 30)
+    new = changed(tmp_path, *RETYPED)
+    async with site.working():
+        done = await site.rebuild(catalog=new)
+        assert (done.switched, done.taken_over, done.returns) == (True, False, False)
+        await site.until(lambda: _red(site, new, "start it again with the release that built them"))
+        assert (await said(site, new))["behind_its_code"] is None
+
+
+async def test_workers_fold_a_generation_before_it_is_switched_to(site: Site, tmp_path: Path) -> None:
+    await given(site, 30)
+    new, seen = changed(tmp_path, TWICE), list[tuple[int, int]]()
+
+    async def switched(*asked: Any) -> Generation:
+        async with site.engine(new) as engine:
+            there = await attendance(engine, site.wiring(catalog=new), 2)
+        seen.append((there.folding, there.partitions))
+        return await switching.switch(*asked)
+
+    async with site.working(new):
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(rebuilding, "switch", switched)
+            done = await site.rebuild(catalog=new)
+        partitions = len(
+            await site.fetch(
+                "SELECT FROM projections.checkpoints WHERE consumer = 'projections.colours' AND generation = 2"
+            )
+        )
+    assert (done.switched, done.taken_over) == (True, True)
+    assert seen == [(1, partitions)]
 
 
 async def test_code_that_is_behind_is_shown_and_folds_on(site: Site, tmp_path: Path) -> None:

@@ -423,14 +423,22 @@ def wrong_with(part: Part) -> list[str]:
         f"process {process.pid} on {process.host} has made no turn for {process.turn_age:.0f} s"
         for process in stuck
     ]
-    attended = sum(process.partitions for process in alive)
-    if part.partitions is not None and attended < part.partitions:
-        silent = [process for process in part.processes if not process.alive]
-        because = f"; process {silent[0].pid} on {silent[0].host} is silent" if silent else ""
-        wrong.append(f"{attended} of {part.partitions} partitions are attended to{because}")
+    shared_out = unattended(part)
+    if shared_out is not None:
+        wrong.append(shared_out)
     if part.lag_seconds is not None and part.lag_seconds > BEHIND_S:
         wrong.append(f"{part.lag_seconds:.0f} s behind")
     return wrong
+
+
+def unattended(part: Part) -> str | None:
+    """Say how many partitions nobody attends to, `None` when there are none."""
+    attended = sum(process.partitions for process in part.processes if process.alive)
+    if part.partitions is None or attended >= part.partitions:
+        return None
+    silent = [process for process in part.processes if not process.alive]
+    because = f"; process {silent[0].pid} on {silent[0].host} is silent" if silent else ""
+    return f"{attended} of {part.partitions} partitions are attended to{because}"
 
 
 @asynccontextmanager
