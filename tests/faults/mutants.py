@@ -170,7 +170,7 @@ def crowding() -> None:
     switch = switching.switch
 
     async def nobody(*_: object) -> Attendance:
-        return Attendance(0, 0, 0)
+        return Attendance(0, 0, 0, None)
 
     async def when_it_has_its_share(*asked: Any) -> None:
         await asyncio.sleep(4)

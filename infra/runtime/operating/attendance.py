@@ -18,15 +18,18 @@ class Attendance:
     """How many of them fold it; the others say why they do not."""
     partitions: int
     """How many partitions those have."""
+    stopped: str | None
+    """Why one of the others does not."""
 
 
 async def attendance(engine: Engine, wiring: ProjectionWiring, number: int) -> Attendance:
     """Give who attends to a generation by now."""
     (row,) = await engine.databases["projections"].fetch(
         """SELECT count(*) AS processes, count(*) FILTER (WHERE folding) AS folding,
-             coalesce(sum(partitions) FILTER (WHERE folding), 0)::int AS partitions
-           FROM (SELECT partitions, counters ->> 'stopped_because' IS NULL AS folding FROM heartbeats
+             coalesce(sum(partitions) FILTER (WHERE folding), 0)::int AS partitions, max(stopped) AS stopped
+           FROM (SELECT partitions, stopped, stopped IS NULL AS folding
+                 FROM heartbeats, LATERAL (SELECT counters ->> 'stopped_because' AS stopped) AS said
                  WHERE consumer = $1 AND beat_at > now() - interval '4 seconds') AS shown""",
         label(wiring.name, number),
     )
-    return Attendance(row["processes"], row["folding"], row["partitions"])
+    return Attendance(row["processes"], row["folding"], row["partitions"], row["stopped"])

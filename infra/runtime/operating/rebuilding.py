@@ -263,7 +263,8 @@ class Rebuild:
         limits = await positions(self._database, self._wiring, blue)
         batcher.limits = limits
         at = await positions(self._database, self._wiring, number)
-        await self._tell("building", at, consumer)
+        # After a kill its group waits for some seconds for the process that is gone.
+        await self._tell("building" if consumer.vitals.partitions else "joining", at, consumer)
         return sum(max(0, end - at.get(place, 0)) for place, end in limits.items())
 
     async def _tell(self, step: str, at: Positions, consumer: Consumer | None) -> int:
