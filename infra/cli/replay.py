@@ -110,23 +110,8 @@ def replay(
     for option, given in (("--key", key), ("--tenant", tenant), ("--to-topic", to_topic)):
         said(option, given or "")
     if resume:
-        if any(
-            (
-                to,
-                topic,
-                start,
-                end,
-                partition is not None,
-                key,
-                kind,
-                tenant,
-                limit,
-                again,
-                dry_run,
-                to_topic,
-                to_bootstrap,
-            )
-        ):
+        texts = (to, topic, start, end, key, kind, tenant, to_topic, to_bootstrap)
+        if any((*texts, partition is not None, limit, again, dry_run)):
             msg = "--resume goes on with what was asked for then: only --rate can be said with it"
             raise CommandError(msg, Code.USAGE)
         _run(_resume(_replay_id(resume), rate))
@@ -367,7 +352,7 @@ async def _copy(
     from infra.runtime.operating.replay_copy import rehearsed, target
     from infra.runtime.operating.replay_job import Order, Target
 
-    async with _opened(["operations"]) as engine:
+    async with _opened([]) as engine:
         bootstrap = bootstrap or engine.settings.kafka
         there = await target(engine.admin, _admin(bootstrap), engine.catalog, name)
         if there is None:
@@ -390,7 +375,8 @@ async def _copy(
         ]
         typer.echo(table(rows) if rows else "no record of the range is meant")
         typer.echo(_summary(order, tally))
-        _tell_estimate(tally, time.monotonic() - began, rate)
+        # Writing takes about as long as reading.
+        _tell_estimate(tally, 2 * (time.monotonic() - began), rate)
 
 
 # -- what is told ---------------------------------------------------------------------------------------------------
@@ -459,7 +445,7 @@ def _tell_rehearsal(wiring: Wiring, order: Order, tally: Tally) -> None:
 
 
 def _tell_estimate(tally: Tally, took: float, rate: int | None) -> None:
-    seconds = max(took, tally.total.messages / rate if rate else 0.0)
+    seconds = max(1.0, took, tally.total.messages / rate if rate else 0.0)
     typer.echo(f"a run takes about {seconds:.0f} s; nothing was changed")
 
 
@@ -487,11 +473,8 @@ def _hit(wiring: Wiring, topic: str, kinds: list[str]) -> list[str]:
 
 
 def _confirm(order: Order, *, yes: bool) -> None:
-    to = order.scope[0]
-    if order.target is None:
-        what = f"replay {_meant(order)} to {to}"
-    else:
-        what = f"copy {_meant(order)} to {to} at {order.target.bootstrap}"
+    act, place = ("replay", "") if order.target is None else ("copy", f" at {order.target.bootstrap}")
+    what = f"{act} {_meant(order)} to {order.scope[0]}{place}"
     confirm(what, yes=yes, otherwise=", or look first with --dry-run")
 
 

@@ -11,13 +11,12 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
-from uuid import UUID, uuid4
-
-from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
+from uuid import UUID
 
 from tests.faults.test_processes import sending
 from tests.faults.upstream import stream
 from tests.installation import Installation, Process, Sent
+from tests.topics import new_topic
 
 TOPIC = "payments.events"
 SPEND, SAGA = "projections.customer_spend", "sagas.activation"
@@ -241,9 +240,7 @@ def test_a_killed_copy_misses_nothing_and_keeps_the_order_of_each_key(installati
         message.key = payments[number % len(payments)]
     since = datetime.now(UTC).isoformat()
     installation.send(made.messages)
-    name = f"copy-{uuid4().hex}"
-    client = AdminClient({"bootstrap.servers": installation.settings.kafka})
-    client.create_topics([NewTopic(name, 5)])[name].result(10)
+    name = new_topic(installation.settings.kafka, 5)
 
     copy_id, kills = killed_and_resumed(installation, name, since=since, kills=4, rate=4_000)
 

@@ -14,12 +14,13 @@ from uuid import uuid4
 import asyncpg
 import pytest
 from confluent_kafka import Producer
-from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
+from confluent_kafka.admin import AdminClient
 
 from infra.embedded.process import ROOT
 from tests.http.running import NOWHERE, Running, eventually
 from tests.http.test_command_line import lines
 from tests.http.test_ways_in import event, paid
+from tests.topics import new_topic
 
 SPEND = ("--to", "projections.customer_spend", "--topic", "payments.events")
 LATER = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
@@ -73,7 +74,7 @@ REFUSALS = {
     "beyond the end": (
         (*SPEND, "--from", "999999999"),
         3,
-        "beyond the end of payments.events: partition 0 at",
+        "beyond the end of payments.events, which ends in partition 0 before",
     ),
     "future": ((*SPEND, "--from", LATER), 3, "is in the future"),
     "no partition": ((*SPEND, "--from", "0", "--partition", "12"), 2, "count from 0"),
@@ -315,10 +316,7 @@ def test_a_server_that_is_away_is_told(spent: Running, server: str) -> None:
 @pytest.fixture
 def elsewhere(spent: Running) -> str:
     """A topic to copy to."""
-    name = f"copy-{uuid4().hex}"
-    client = AdminClient({"bootstrap.servers": spent.settings.kafka})
-    client.create_topics([NewTopic(name, 3)])[name].result(10)
-    return name
+    return new_topic(spent.settings.kafka, 3)
 
 
 def test_a_copy_tells_what_it_copied_and_is_an_act(spent: Running, elsewhere: str) -> None:

@@ -15,7 +15,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from confluent_kafka import Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
+from confluent_kafka.admin import AdminClient
 
 from events import Message
 from infra.errors import Unacceptable
@@ -44,6 +44,7 @@ from infra.runtime.operating.replaying import Replaying, batcher_for, check_allo
 from tests.shop.bench import SCHEMAS, TENANT, Bench, shop
 from tests.shop.events import Filled, Join, Paid, Put, Recalled, Sent, Ship
 from tests.shop.handlers import BROKEN
+from tests.topics import new_topic
 
 SHOP, COLOURS, SAGA, SHIP = "shop", "projections.colours", "sagas.delivery", "shop.ship"
 COMMANDS, EVENTS = "shop.commands", "shop.events"
@@ -600,11 +601,13 @@ async def test_a_beginning_beyond_the_log_is_refused_with_its_ends(log: Log) -> 
     await log.live(SAGA)
     admin = log.bench.engine.admin
     ends = await admin.offsets([(await admin.topics([EVENTS]))[EVENTS]], end=True)
-    with pytest.raises(ReplayRefused, match=f"partition 0 at {ends[EVENTS, 0]}, 1 at {ends[EVENTS, 1]}, "):
+    with pytest.raises(
+        ReplayRefused, match=f"partition 0 before {ends[EVENTS, 0]}, 1 before {ends[EVENTS, 1]}, "
+    ):
         await resolved(admin, EVENTS, 10**9, None)
     number = max(range(12), key=lambda it: ends[EVENTS, it])
     end = ends[EVENTS, number]
-    with pytest.raises(ReplayRefused, match=f"partition {number} at {end}$"):
+    with pytest.raises(ReplayRefused, match=f"partition {number} before {end}$"):
         await resolved(admin, EVENTS, end + 1, None, number)
     assert (await resolved(admin, EVENTS, end, None, number)).records == 0, "where the next one will be"
     assert (await resolved(admin, EVENTS, end - 1, None)).records >= 1, "one partition has it"
@@ -654,9 +657,7 @@ def test_what_would_change_the_past_needs_a_word(bench: Bench) -> None:
 
 async def somewhere(log: Log, partitions: int = 12) -> Target:
     """Make a topic to copy to."""
-    name = f"copy-{uuid4().hex}"
-    client = AdminClient({"bootstrap.servers": log.kafka})
-    client.create_topics([NewTopic(name, partitions)])[name].result(10)
+    name = await asyncio.to_thread(new_topic, log.kafka, partitions)
     admin = log.bench.engine.admin
     there = await target(admin, admin, log.bench.engine.catalog, name)
     assert there is not None

@@ -100,8 +100,10 @@ async def resolved(
 
 def _check_there(start: Bound, ends: Mapping[int, int], topic_name: str) -> None:
     if isinstance(start, int) and all(start > end for end in ends.values()):
-        stands = ", ".join(f"{number} at {end}" for number, end in ends.items())
-        raise ReplayRefused(f"--from {start} is beyond the end of {topic_name}: partition {stands}")
+        every = ", ".join(f"{number} before {end}" for number, end in ends.items())
+        raise ReplayRefused(
+            f"--from {start} is beyond the end of {topic_name}, which ends in partition {every}"
+        )
 
 
 async def _offsets(admin: Admin, topic: Topic, bound: Bound, default: dict[Place, int]) -> dict[Place, int]:
