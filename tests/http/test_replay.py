@@ -226,6 +226,16 @@ def test_a_dry_run_and_a_run_leave_every_group_where_it_was(spent: Running) -> N
     assert committed(spent) == before
 
 
+def test_a_dry_run_of_again_tells_how_much_had_been_applied_before(spent: Running) -> None:
+    arguments = ("--to", "payments", "--topic", "payments.inbound", "--from", "0", "--again", "--reason", "x")
+    dry = spent.cli("replay", *arguments, "--dry-run")
+    assert dry.returncode == 0, dry.stderr
+    share = r"^applied before: [1-9][\d.]* % of [\d,]+ messages; (\d+) of them would be applied anew$"
+    found = re.search(share, dry.stdout.decode(), re.MULTILINE)
+    assert found
+    assert int(found[1]) >= 30
+
+
 def test_what_a_run_parks_is_told_by_the_exit_code_and_what_was_parked_before_by_a_line(
     spent: Running,
 ) -> None:
