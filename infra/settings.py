@@ -68,8 +68,10 @@ class Settings:
         live = env.get("STRIPE_API_KEY")
         return cls(
             home=home,
-            kafka=_need("TRIPLANE_KAFKA", env.get("TRIPLANE_KAFKA") or endpoints.get("kafka")),
-            postgres=_need("TRIPLANE_POSTGRES", env.get("TRIPLANE_POSTGRES") or endpoints.get("postgres")),
+            kafka=_need(home, "TRIPLANE_KAFKA", env.get("TRIPLANE_KAFKA") or endpoints.get("kafka")),
+            postgres=_need(
+                home, "TRIPLANE_POSTGRES", env.get("TRIPLANE_POSTGRES") or endpoints.get("postgres")
+            ),
             http_host=env.get("TRIPLANE_HTTP_HOST") or http.hostname or "127.0.0.1",
             http_port=port("TRIPLANE_HTTP_PORT", env.get("TRIPLANE_HTTP_PORT")) or http.port or 8080,
             development=_development(env),
@@ -114,10 +116,10 @@ def port(name: str, text: str | None) -> int | None:
     return int(text)
 
 
-def _need(name: str, value: str | None) -> str:
+def _need(home: Path, name: str, value: str | None) -> str:
     if value:
         return value
-    msg = f"no address of the platform is known: start it with `triplane up`, or set {name}"
+    msg = f"the platform is not up in {home}: start it with `triplane up`, name another home with --home, or set {name}"
     raise SettingsError(msg)
 
 

@@ -215,7 +215,8 @@ class Installation:
             except httpx.HTTPError:
                 return False
 
-        with self.working("--port", str(port), module="infra.embedded.stripe"):
+        # Nobody takes its webhooks: not even who has the port where a platform is looked for first.
+        with self.working("--port", str(port), module="infra.embedded.stripe", TRIPLANE_HTTP_PORT="9"):
             self.until(answers, 30, "the simulator answers")
             yield base
 

@@ -6,9 +6,11 @@ import errno
 import os
 import pkgutil
 import sys
+import tomllib
 import traceback
 from importlib import import_module
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -16,6 +18,7 @@ import infra.cli
 from infra.cli.errors import Code, CommandError
 from infra.embedded import EmbeddedError
 from infra.embedded.lock import HomeTaken
+from infra.embedded.process import ROOT
 from infra.errors import Refused, TriplaneError
 from infra.settings import SettingsError, home_path
 
@@ -75,11 +78,27 @@ def application(wanted: str | None = None) -> typer.Typer:
         epilog="Every command takes --home DIR (or TRIPLANE_HOME): the directory of all state.",
     )
     # a callback keeps the command's name in the command line even where there is only one
-    app.callback()(lambda: None)
+    app.callback()(_before)
     known = modules()
     for name in [wanted] if wanted in known else known:
         app.add_typer(import_module(f"infra.cli.{name}").commands)
     return app
+
+
+def _version(asked: bool) -> None:  # noqa: FBT001 - typer calls it so
+    if asked:
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+        typer.echo(f"{project['name']} {project['version']}")
+        raise typer.Exit
+
+
+def _before(
+    *,
+    version: Annotated[  # noqa: ARG001 - its callback answers
+        bool, typer.Option("--version", help="Show the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    return
 
 
 def _run(arguments: list[str]) -> int:

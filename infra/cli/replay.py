@@ -24,10 +24,11 @@ from infra.cli.terminal import answered, confirm, harmless, said, table
 from infra.settings import Settings, home_path
 
 if TYPE_CHECKING:
+    from infra.kafka.admin import Admin
+    from infra.postgres.database import Database
     from infra.runtime.catalog import Wiring
     from infra.runtime.engine import Engine
-    from infra.runtime.operating.replay_copy import Copy
-    from infra.runtime.operating.replay_job import Job, Tally
+    from infra.runtime.operating.replay_job import Job, Order, Tally, Told
     from infra.runtime.operating.replay_range import Bound, Range
     from infra.runtime.operating.replay_steps import Only
 
@@ -82,7 +83,12 @@ def replay(
     reason: Annotated[str, typer.Option(help="For the record: why.")] = "",
     resume: Annotated[str, typer.Option(metavar="ID", help="Go on with a replay that was interrupted.")] = "",
     to_topic: Annotated[
-        str, typer.Option(metavar="TOPIC", help="Copy to this topic of a new environment, instead of --to.")
+        str,
+        typer.Option(
+            metavar="TOPIC",
+            help="Copy to this topic of a new environment, instead of --to. What a crash interrupts and --resume goes on with may "
+            "have its last 1,000 records twice, under the same ids: an inbox takes them once.",
+        ),
     ] = "",
     to_bootstrap: Annotated[
         str, typer.Option(metavar="HOST:PORT", help="The brokers of --to-topic, if they are others.")
@@ -104,9 +110,8 @@ def replay(
     for option, given in (("--key", key), ("--tenant", tenant), ("--to-topic", to_topic)):
         said(option, given or "")
     if resume:
-        if any(
-            (to, topic, start, end, partition is not None, key, kind, tenant, limit, again, dry_run, to_topic)
-        ):
+        texts = (to, topic, start, end, key, kind, tenant, to_topic, to_bootstrap)
+        if any((*texts, partition is not None, limit, again, dry_run)):
             msg = "--resume goes on with what was asked for then: only --rate can be said with it"
             raise CommandError(msg, Code.USAGE)
         _run(_resume(_replay_id(resume), rate))
@@ -224,15 +229,16 @@ async def _rehearse(to: str, asked: Asked, rate: int | None, *, again: bool) -> 
         progress = Progress()
         began = time.monotonic()
         rehearsal = Replaying(batcher, steps_for(batcher, order, engine.settings.kafka))
-        tally = await rehearsal.rehearse(order, _teller(progress, wanted))
+        tally = await rehearsal.rehearse(order, _teller(progress, order))
         progress.line()
-        _tell_rehearsal(wiring, asked.topic, tally, time.monotonic() - began, rate)
+        _tell_rehearsal(wiring, order, tally)
+        _tell_estimate(tally, time.monotonic() - began, rate)
 
 
 async def _replay(
     to: str, asked: Asked, rate: int | None, reason: str, *, again: bool, with_effects: bool, yes: bool
 ) -> None:
-    from infra.runtime.operating.replay_job import Order, begun
+    from infra.runtime.operating.replay_job import Order
     from infra.runtime.operating.replaying import check_allowed
 
     async with _engine(to) as (engine, wiring):
@@ -240,27 +246,35 @@ async def _replay(
             reason = said("the reason", answered("Why? It is kept with who did it: "))
         check_allowed(wiring, again=again, effects=with_effects, reason=reason)
         wanted, scope = await _range(engine, wiring, asked, again=again)
-        if not wanted.records:
-            typer.echo("nothing to do: the range is empty")
-            return
-        _confirm(f"replay {wanted.records:,} records of {asked.topic} to {to}", yes=yes)
         order = Order(scope, wanted, asked.only, asked.limit, again, reason, rate)
-        job = await begun(engine.databases[wiring.schema], order)
-        typer.echo(f"replay {job.id}")
-        await _go_on(engine, job)
+        await _begin(engine, engine.databases[wiring.schema], order, yes=yes)
+
+
+async def _begin(engine: Engine, database: Database, order: Order, *, yes: bool) -> None:
+    from infra.runtime.operating.replay_job import begun
+
+    if not order.range.records:
+        typer.echo("nothing to do: the range is empty")
+        return
+    _confirm(order, yes=yes)
+    job = await begun(database, order)
+    typer.echo(f"replay {job.id}; {_how_on(job)}")
+    await _go_on(engine, job)
 
 
 async def _resume(replay_id: UUID, rate: int | None) -> None:
     from infra.runtime.catalog import discover
+    from infra.runtime.operating.replay_copy import check_same
     from infra.runtime.operating.replay_job import find, resumed
 
-    catalog = discover()
-    schemas = sorted({wiring.schema for wiring in catalog.consumers.values()})
+    schemas = sorted({"operations", *(wiring.schema for wiring in discover().consumers.values())})
     async with _opened(schemas) as engine:
         database, job, done = await find([engine.databases[it] for it in schemas], replay_id)
         if done:
-            typer.echo(f"nothing to do: replay {replay_id} is done; {_summary(job.tally)}")
+            typer.echo(f"nothing to do: replay {replay_id} is done; {_summary(job.order, job.tally)}")
             return
+        if job.order.target is not None:
+            await check_same(_admin(job.order.target.bootstrap), job.order.target)
         await _go_on(engine, await resumed(database, replay_id, rate))
 
 
@@ -268,30 +282,34 @@ async def _go_on(engine: Engine, job: Job) -> None:
     """Run a replay that this process holds, though nobody may read on (`| head`), and say how it ended."""
     from infra.errors import TriplaneError
     from infra.postgres.database import TRANSIENT
-    from infra.runtime.operating.replaying import replay as run
+    from infra.runtime.operating.replay_copy import copy
+    from infra.runtime.operating.replaying import replay as give
 
     failures: tuple[type[BaseException], ...] = (TriplaneError, *TRANSIENT)
     progress = Progress()
     began = time.monotonic()
-    how_on = f"go on with: triplane replay --resume {job.id}"
     stop = asyncio.Event()
+    run = give if job.order.target is None else copy
     try:
         with _interruptible(stop):
-            told = _teller(progress, job.order.range)
-            await run(engine, job, who=getpass.getuser(), stop=stop, told=told)
+            await run(engine, job, who=getpass.getuser(), stop=stop, told=_teller(progress, job.order))
     except failures as failed:
         progress.line()
         said = failed if isinstance(failed, TriplaneError) else f"the database: {type(failed).__name__}"
-        raise CommandError(f"{said}; {how_on}") from failed
+        raise CommandError(f"{said}; {_how_on(job)}") from failed
     progress.line()
     consumer = job.order.scope[0]
-    typer.echo(f"{_summary(job.tally)} in {time.monotonic() - began:.1f} s")
+    typer.echo(f"{_summary(job.order, job.tally)} in {time.monotonic() - began:.1f} s")
     _tell_parked_before(job.tally, consumer)
     if not job.at_end:
-        raise CommandError(f"interrupted; {how_on}", Code.INTERRUPTED)
+        raise CommandError(f"interrupted; {_how_on(job)}", Code.INTERRUPTED)
     if job.tally.total.parked:
         msg = f"some of it has been parked: see triplane parked list --consumer {consumer}"
         raise CommandError(msg, Code.PARTIAL)
+
+
+def _how_on(job: Job) -> str:
+    return f"go on with: triplane replay --resume {job.id}"
 
 
 async def _range(
@@ -331,63 +349,34 @@ async def _resolved(engine: Engine, asked: Asked) -> Range:
 async def _copy(
     asked: Asked, name: str, bootstrap: str, rate: int | None, reason: str, *, dry_run: bool, yes: bool
 ) -> None:
-    from infra.kafka.admin import Admin
-    from infra.kafka.copier import Copier
-    from infra.runtime.operating.replay_acts import Run
-    from infra.runtime.operating.replay_copy import Copy, copied, target
+    from infra.runtime.operating.replay_copy import rehearsed, target
+    from infra.runtime.operating.replay_job import Order, Target
 
     async with _opened([]) as engine:
         bootstrap = bootstrap or engine.settings.kafka
-        there = await target(engine.admin, Admin(bootstrap, timeout_s=PATIENCE_S), engine.catalog, name)
+        there = await target(engine.admin, _admin(bootstrap), engine.catalog, name)
         if there is None:
             msg = f"{name!r} is no topic of {bootstrap}: make it first, with as many partitions as you like"
             raise CommandError(msg, Code.USAGE)
         wanted = await _resolved(engine, asked)
-        _tell_range(wanted, f"topic {name}", asked.limit)
-        if not wanted.records or dry_run:
-            typer.echo("nothing was copied" if dry_run else "nothing to do: the range is empty")
+        to = Target(bootstrap, there)
+        _tell_range(wanted, to.scope[0], asked.limit)
+        order = Order(to.scope, wanted, asked.only, asked.limit, reason=reason, rate=rate, target=to)
+        if not dry_run:
+            await _begin(engine, engine.databases["operations"], order, yes=yes)
             return
-        _confirm(f"copy {wanted.records:,} records of {asked.topic} to {name} at {bootstrap}", yes=yes)
-        run = Run(
-            replay_id=uuid4(),
-            to=f"topic {name}",
-            range=wanted,
-            only=asked.only,
-            limit=asked.limit,
-            again=False,
-            who=getpass.getuser(),
-            why=reason,
-        )
-        await run.started(engine)
         progress = Progress()
-        stop = asyncio.Event()
-        copy = Copy.of(wanted)
-
-        def told() -> None:
-            progress("copy", f"{copy.copied + copy.skipped}/{wanted.records} records")
-
-        copier = Copier(bootstrap, there)
-        try:
-            with _interruptible(stop):
-                await copied(
-                    engine.settings.kafka, wanted, copier, asked.only, asked.limit, rate, copy, stop, told
-                )
-        finally:
-            progress.line()
-            await run.ended(
-                engine, done=copy.done, applied=copy.copied, duplicates=0, parked=0, skipped=copy.skipped
-            )
-            typer.echo(f"{copy.copied:,} copied, {copy.skipped:,} skipped")
-            _tell_how_far(wanted, copy)
-        if not copy.done:
-            raise CommandError("interrupted: go on from there, partition by partition", Code.INTERRUPTED)
-
-
-def _tell_how_far(wanted: Range, copy: Copy) -> None:
-    """A copy cannot be resumed: nothing there tells what it has."""
-    for number, (_, until) in wanted.offsets.items():
-        if not copy.done and copy.next[number] < until:
-            typer.echo(f"  partition {number}: copied before offset {copy.next[number]}, of {until}")
+        began = time.monotonic()
+        tally = await rehearsed(engine, order, _teller(progress, order))
+        progress.line()
+        rows = [
+            {"partition": number, "type": kind, "to copy": it.applied}
+            for (number, kind), it in sorted(tally.lines.items())
+        ]
+        typer.echo(table(rows) if rows else "no record of the range is meant")
+        typer.echo(_summary(order, tally))
+        # Writing takes about as long as reading.
+        _tell_estimate(tally, 2 * (time.monotonic() - began), rate)
 
 
 # -- what is told ---------------------------------------------------------------------------------------------------
@@ -405,15 +394,18 @@ def _tell_range(wanted: Range, to: str, limit: int | None) -> None:
         typer.echo(f"  {note}")
 
 
-def _teller(progress: Progress, wanted: Range) -> Any:
+def _teller(progress: Progress, order: Order) -> Told:
     def told(tally: Tally, gone: int) -> None:
-        progress("replay", f"{gone}/{wanted.records} records: {_summary(tally)}")
+        what = "replay" if order.target is None else "copy"
+        progress(what, f"{gone}/{order.range.records} records: {_summary(order, tally)}")
 
     return told
 
 
-def _summary(tally: Tally) -> str:
+def _summary(order: Order, tally: Tally) -> str:
     total = tally.total
+    if order.target is not None:
+        return f"{total.applied:,} copied, {tally.skipped:,} skipped"
     return f"{total.applied:,} applied, {total.duplicates:,} duplicates, {total.parked:,} parked, {tally.skipped:,} skipped"
 
 
@@ -425,14 +417,14 @@ def _tell_parked_before(tally: Tally, consumer: str) -> None:
         )
 
 
-def _tell_rehearsal(wiring: Wiring, topic: str, tally: Tally, took: float, rate: int | None) -> None:
+def _tell_rehearsal(wiring: Wiring, order: Order, tally: Tally) -> None:
     rows = [
         {
             "partition": number,
             "type": kind,
             "messages": it.messages,
             "to apply": it.applied,
-            "applied before": it.duplicates,
+            "applied before": it.duplicates + it.anew,
             "to park": it.parked,
             "parked before": it.parked_before,
         }
@@ -440,15 +432,20 @@ def _tell_rehearsal(wiring: Wiring, topic: str, tally: Tally, took: float, rate:
     ]
     total = tally.total
     typer.echo(table(rows) if rows else "no message of the range concerns this consumer")
-    typer.echo(_summary(tally))
+    typer.echo(_summary(order, tally))
     _tell_parked_before(tally, wiring.name)
+    before = total.duplicates + total.anew
+    anew = f"; {total.anew:,} of them would be applied anew" if order.again else ""
     typer.echo(
-        f"applied before: {100 * total.duplicates / max(1, total.messages):.1f} % of {total.messages:,} messages"
+        f"applied before: {100 * before / max(1, total.messages):.1f} % of {total.messages:,} messages{anew}"
     )
     kinds = sorted({kind for (_, kind), it in tally.lines.items() if it.applied or it.parked})
-    for name in _hit(wiring, topic, kinds):
+    for name in _hit(wiring, order.range.topic.name, kinds):
         typer.echo(f"calls {name}")
-    seconds = max(took, total.messages / rate if rate else 0.0)
+
+
+def _tell_estimate(tally: Tally, took: float, rate: int | None) -> None:
+    seconds = max(1.0, took, tally.total.messages / rate if rate else 0.0)
     typer.echo(f"a run takes about {seconds:.0f} s; nothing was changed")
 
 
@@ -475,8 +472,22 @@ def _hit(wiring: Wiring, topic: str, kinds: list[str]) -> list[str]:
     return list(dict.fromkeys(where(it.function) for it in found))
 
 
-def _confirm(what: str, *, yes: bool) -> None:
+def _confirm(order: Order, *, yes: bool) -> None:
+    act, place = ("replay", "") if order.target is None else ("copy", f" at {order.target.bootstrap}")
+    what = f"{act} {_meant(order)} to {order.scope[0]}{place}"
     confirm(what, yes=yes, otherwise=", or look first with --dry-run")
+
+
+def _meant(order: Order) -> str:
+    """Say what of the range is meant, as nobody has counted it yet."""
+    every = f"{order.range.records:,} records of {order.range.topic.name}"
+    only = order.only
+    chosen = (("type", only.type), ("tenant", only.tenant), ("key", only.key))
+    words = ", ".join(f"{name} {value}" for name, value in chosen if value is not None)
+    if order.limit is None and not words:
+        return every
+    most = "the" if order.limit is None else f"at most {order.limit:,}"
+    return f"{most} messages {f'of {words}, ' if words else ''}of the {every}"
 
 
 # -- around it ------------------------------------------------------------------------------------------------------
@@ -514,14 +525,19 @@ async def _engine(to: str, *, rehearsal: bool = False) -> AsyncGenerator[tuple[E
 
 @asynccontextmanager
 async def _opened(schemas: list[str], *, rehearsal: bool = False) -> AsyncGenerator[Engine]:
-    from infra.kafka.admin import Admin
     from infra.runtime.catalog import discover
     from infra.runtime.engine import open_engine
 
     async with open_engine(
         Settings.load(), discover(), [*schemas, "operations"], size=3, rehearsal=rehearsal
     ) as engine:
-        yield replace(engine, admin=Admin(engine.settings.kafka, timeout_s=PATIENCE_S))
+        yield replace(engine, admin=_admin(engine.settings.kafka))
+
+
+def _admin(bootstrap: str) -> Admin:
+    from infra.kafka.admin import Admin
+
+    return Admin(bootstrap, timeout_s=PATIENCE_S)
 
 
 @contextmanager

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from pathlib import Path
 
 import typer
 
 from infra.cli.progress import Progress
+from infra.cli.status import processes
 from infra.embedded.lock import locked
 from infra.embedded.platform import Platform
 from infra.settings import home_path
@@ -23,10 +25,10 @@ def up() -> None:
     with locked(home):
         os.umask(0o077)
         progress = Progress()
-        asyncio.run(_up(Platform(home, progress), progress))
+        asyncio.run(_up(home, Platform(home, progress), progress))
 
 
-async def _up(platform: Platform, progress: Progress) -> None:
+async def _up(home: Path, platform: Platform, progress: Progress) -> None:
     told_to_stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, told_to_stop.set)
@@ -35,8 +37,10 @@ async def _up(platform: Platform, progress: Progress) -> None:
     try:
         await asyncio.wait([starting, stopping], return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
-            for name, address in (await starting).items():
+            await starting
+            for name, address in processes(home)["endpoints"].items():
                 progress.line(f"  {name:<10} {address}")
+            progress.line(f"the database's password is in {home / 'endpoints.json'}")
             progress.line("stop it with Ctrl-C, or `triplane down` from elsewhere")
             await stopping
         else:

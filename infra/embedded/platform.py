@@ -52,8 +52,8 @@ class Platform:
         self._supervisor = Supervisor(home, report)
         self._endpoints = home / "endpoints.json"
 
-    async def start(self) -> dict[str, str]:
-        """From whatever the last run left to a platform that answers, whose addresses it returns; EmbeddedError says what stands in the way."""
+    async def start(self) -> None:
+        """From whatever the last run left to a platform that answers, at the addresses in endpoints.json; EmbeddedError says what stands in the way."""
         free = shutil.disk_usage(self._home).free >> 20
         if free < MEGABYTES_NEEDED:
             msg = f"{self._home} has {free} MB free and {MEGABYTES_NEEDED} MB are needed: free space, then start again"
@@ -115,7 +115,6 @@ class Platform:
                     await asyncio.sleep(0.1)
         write_atomically(self._endpoints, json.dumps(endpoints, indent=2))
         self._report("up", "ready")
-        return endpoints
 
     async def stop(self) -> None:
         """Stop everything in order; what was done so far is kept."""

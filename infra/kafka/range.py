@@ -68,9 +68,8 @@ class RangeReader:
 
     async def stop(self) -> None:
         """Let the connections go."""
-        if self._ranges:
-            with suppress(KafkaError, OSError):
-                await self._consumer.stop()
+        with suppress(KafkaError, OSError):
+            await self._consumer.stop()
 
     async def _filled(self) -> bool:
         """Have a record of every partition that has any left; give whether there is one at all."""

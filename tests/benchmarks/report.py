@@ -14,7 +14,7 @@ def lines(case: Mapping[str, Any]) -> Iterator[str]:
     yield f"{case['case']}: {case['events']:,} events"
     yield (
         f"  {'':<26}{'events/s: min':>14}{'median':>11}{'max':>11}"
-        f"{'worker':>9}{'database':>10}{'broker':>8}{'us/event':>10}{'RSS MB':>8}{'WAL MB':>8}{'ratio':>9}"
+        f"{'CPU s: worker':>15}{'database':>10}{'broker':>8}{'us/event':>10}{'RSS MB':>8}{'WAL MB':>8}{'ratio':>9}"
     )
     yield from _contestant(case["contestant"], case, None)
     for name, baseline in case["baselines"].items():
@@ -48,7 +48,7 @@ def _contestant(name: str, shown: Mapping[str, Any], ratio: float | None) -> Ite
     spread = shown.get(RATE, {"min": 0.0, "median": 0.0, "max": 0.0})
     yield (
         f"  {name:<26}{spread['min']:>14,.0f}{spread['median']:>11,.0f}{spread['max']:>11,.0f}"
-        f"{cpu.get('worker', 0):>9.2f}{cpu.get('database', 0):>10.2f}{cpu.get('broker', 0):>8.2f}"
+        f"{cpu.get('worker', 0):>15.2f}{cpu.get('database', 0):>10.2f}{cpu.get('broker', 0):>8.2f}"
         f"{shown['cpu_us_per_event']:>10.0f}{shown['peak_rss_mb']:>8.0f}{shown['bytes_written'] / 1e6:>8.1f}"
         f"{'' if ratio is None else format(ratio, '.3g'):>9}"
     )

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
@@ -112,6 +113,24 @@ def test_every_command_module_has_commands(capsys: pytest.CaptureFixture[str]) -
     shown = capsys.readouterr().out
     assert {"up", "down", "status", "test"} <= set(app.modules())
     assert all(f"\n  {name} " in shown for name in ("up", "down", "status", "test"))
+
+
+def test_the_version_is_the_projects(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == Code.DONE
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert capsys.readouterr().out == f"triplane {project['version']}\n"
+
+
+def test_a_command_that_needs_a_platform_says_in_which_home_none_is_up(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("TRIPLANE_KAFKA", raising=False)
+    assert main(["parked", "list"]) == Code.USAGE
+    said = capsys.readouterr().err
+    assert (
+        f"the platform is not up in {home}: start it with `triplane up`, name another home with --home"
+        in said
+    )
 
 
 def test_status_of_a_home_where_nothing_runs(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

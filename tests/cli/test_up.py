@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import time
@@ -68,6 +69,9 @@ def test_up_status_down_and_every_death_between(home: Path) -> None:
     with up(home) as first:
         before = addresses(home)
         assert httpx.get(f"{before['http']}/readyz").status_code == 200
+        assert first.stdout
+        shown = next(line for line in first.stdout if "postgresql://" in line).split()[-1]
+        assert shown == re.sub(":[0-9a-f]+@", "@", before["postgres"]) != before["postgres"]
         code, refusal = outcome(home, "up")
         assert code == 3
         assert f"in use by process {first.pid}" in refusal

@@ -1,10 +1,13 @@
-"""Replays are killed while live traffic goes on: each message is applied once, and a second replay changes nothing."""
+"""Replays are killed while live traffic goes on: each message is applied once, and a second replay changes nothing.
+
+A copy is killed, too: whoever takes each id once gets everything, each key in its order.
+"""
 
 from __future__ import annotations
 
 import random
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -13,6 +16,7 @@ from uuid import UUID
 from tests.faults.test_processes import sending
 from tests.faults.upstream import stream
 from tests.installation import Installation, Process, Sent
+from tests.topics import new_topic
 
 TOPIC = "payments.events"
 SPEND, SAGA = "projections.customer_spend", "sagas.activation"
@@ -93,22 +97,24 @@ def wrong(installation: Installation, made: Facts) -> tuple[int, int]:
 
 def killed_and_resumed(
     installation: Installation,
-    consumer: str,
+    to: str,
     *more: str,
     kills: int,
     since: str = "0",
     rate: int = 10_000,
     mutant: str = "",
 ) -> tuple[UUID, int]:
-    """Replay to a consumer with so many kills, then to the end; give the replay's id and how often it was killed."""
+    """Replay to a consumer, or copy to a topic, with so many kills, then to the end; give the id and how often it was killed."""
     dice = random.Random(kills)
-    replays = f"{consumer.partition('.')[0]}.replays"
+    given = to in installation.catalog.consumers
+    option, schema = ("--to", to.partition(".")[0]) if given else ("--to-topic", "operations")
+    replays = f"{schema}.replays"
     module, command = ("tests.faults.mutants", [mutant, "replay"]) if mutant else ("infra.cli", ["replay"])
     paced = ("--rate", str(rate))
     known = f"SELECT count(*) FROM {replays}"
     before = installation.value(known)
     process = installation.process(
-        *command, "--to", consumer, "--topic", TOPIC, "--from", since, "--yes", *more, *paced, module=module
+        *command, option, to, "--topic", TOPIC, "--from", since, "--yes", *more, *paced, module=module
     )
     process.start()
     installation.until(lambda: installation.value(known) > before, 30, "the replay has begun")
@@ -224,6 +230,31 @@ def test_killed_replays_apply_each_message_once_beside_live_traffic(installation
             assert (standing, applied, parked) == ("done", 0, 0)
             assert duplicates >= 1_000
         assert everything(installation) == before
+
+
+def test_a_killed_copy_misses_nothing_and_keeps_the_order_of_each_key(installation: Installation) -> None:
+    made = facts(23, "copied", 20_000)
+    payments = [message.key for message in made.messages[:50]]
+    # Each key has several messages, all over the range.
+    for number, message in enumerate(made.messages):
+        message.key = payments[number % len(payments)]
+    since = datetime.now(UTC).isoformat()
+    installation.send(made.messages)
+    name = new_topic(installation.settings.kafka, 5)
+
+    copy_id, kills = killed_and_resumed(installation, name, since=since, kills=4, rate=4_000)
+
+    due, found = defaultdict[str, list[str]](list), defaultdict[str, list[str]](list)
+    for message in made.messages:
+        due[message.key].append(message.id)
+    copied = installation.log(name)
+    for _, key, headers, _ in copied:
+        found[key].append(headers["ce_id"])
+    print(f"\n{kills} kills; {len(copied)} records, of {len(made.messages)}")
+    assert kills >= 2
+    assert installation.value("SELECT standing FROM operations.replays WHERE id = $1", copy_id) == "done"
+    assert {key: list(dict.fromkeys(ids)) for key, ids in found.items()} == due
+    assert len(copied) <= 20_000 + kills * 1_000, "at most a step twice for each kill"
 
 
 def test_a_replay_whose_progress_runs_ahead_loses(installation: Installation) -> None:

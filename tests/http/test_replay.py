@@ -14,12 +14,13 @@ from uuid import uuid4
 import asyncpg
 import pytest
 from confluent_kafka import Producer
-from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
+from confluent_kafka.admin import AdminClient
 
 from infra.embedded.process import ROOT
 from tests.http.running import NOWHERE, Running, eventually
 from tests.http.test_command_line import lines
 from tests.http.test_ways_in import event, paid
+from tests.topics import new_topic
 
 SPEND = ("--to", "projections.customer_spend", "--topic", "payments.events")
 LATER = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
@@ -70,6 +71,11 @@ REFUSALS = {
     "too large": ((*SPEND, "--from", "9" * 30), 2, "no offset is that large"),
     "whose clock": ((*SPEND, "--from", "2026-05-04T12:00:00"), 2, "whose clock?"),
     "a date": ((*SPEND, "--from", "2026-05-04"), 2, "whose clock?"),
+    "beyond the end": (
+        (*SPEND, "--from", "999999999"),
+        3,
+        "beyond the end of payments.events, which ends in partition 0 before",
+    ),
     "future": ((*SPEND, "--from", LATER), 3, "is in the future"),
     "no partition": ((*SPEND, "--from", "0", "--partition", "12"), 2, "count from 0"),
     "no rate": ((*SPEND, "--from", "0", "--rate", "0"), 2, "--rate"),
@@ -98,7 +104,32 @@ REFUSALS = {
         3,
         "--with-effects",
     ),
-    "nobody said yes": ((*SPEND, "--from", "0"), 3, "--yes"),
+    "nobody said yes": (
+        (*SPEND, "--from", "0"),
+        3,
+        "records of payments.events to projections.customer_spend: say --yes",
+    ),
+    "what nobody said yes to": (
+        (
+            *SPEND,
+            "--from",
+            "0",
+            "--limit",
+            "1000",
+            "--type",
+            "payments.PaymentCompleted",
+            "--tenant",
+            "demo-a",
+        ),
+        3,
+        "this would replay at most 1,000 messages of type payments.PaymentCompleted, tenant demo-a, of the ",
+    ),
+    "what of one key": (
+        (*SPEND, "--from", "0", "--key", "k"),
+        3,
+        "this would replay the messages of key k, of the ",
+    ),
+    "the first": ((*SPEND, "--from", "0", "--limit", "3"), 3, "this would replay at most 3 messages of the "),
     "a reason with a line break": ((*SPEND, "--from", "0", "--reason", "a\nb"), 2, "printable"),
     "no id": (("--resume", "first"), 2, "is no replay"),
     "unknown id": (("--resume", str(uuid4())), 2, "there is no replay"),
@@ -195,6 +226,16 @@ def test_a_dry_run_and_a_run_leave_every_group_where_it_was(spent: Running) -> N
     assert committed(spent) == before
 
 
+def test_a_dry_run_of_again_tells_how_much_had_been_applied_before(spent: Running) -> None:
+    arguments = ("--to", "payments", "--topic", "payments.inbound", "--from", "0", "--again", "--reason", "x")
+    dry = spent.cli("replay", *arguments, "--dry-run")
+    assert dry.returncode == 0, dry.stderr
+    share = r"^applied before: [1-9][\d.]* % of [\d,]+ messages; (\d+) of them would be applied anew$"
+    found = re.search(share, dry.stdout.decode(), re.MULTILINE)
+    assert found
+    assert int(found[1]) >= 30
+
+
 def test_what_a_run_parks_is_told_by_the_exit_code_and_what_was_parked_before_by_a_line(
     spent: Running,
 ) -> None:
@@ -232,7 +273,7 @@ def test_ctrl_c_resume_and_a_second_operator(spent: Running) -> None:
         text=True,
     )
     assert first.stdout
-    replay_id = next(line for line in first.stdout if line.startswith("replay ")).split()[1]
+    replay_id = next(line for line in first.stdout if line.startswith("replay ")).split()[1].rstrip(";")
     second = spent.cli("replay", *SPEND, "--from", "0", "--yes")
     assert second.returncode == 3
     assert f"process {first.pid}, is replaying to it already" in second.stderr.decode()
@@ -258,7 +299,7 @@ def test_a_run_goes_on_when_its_reader_has_left(spent: Running) -> None:
     ) as run:
         assert run.stdout
         assert run.stderr
-        replay_id = next(line for line in run.stdout if line.startswith("replay ")).split()[1]
+        replay_id = next(line for line in run.stdout if line.startswith("replay ")).split()[1].rstrip(";")
         run.stdout.close()
         assert (run.wait(30), run.stderr.read()) == (0, "")
     standing = "SELECT standing FROM projections.replays WHERE id = $1"
@@ -282,28 +323,66 @@ def test_a_server_that_is_away_is_told(spent: Running, server: str) -> None:
     assert time.monotonic() - began < 13, "10 s, and what Python takes to start"
 
 
-def test_a_copy_tells_what_it_copied_and_is_an_act(spent: Running) -> None:
-    name = f"copy-{uuid4().hex}"
-    client = AdminClient({"bootstrap.servers": spent.settings.kafka})
-    client.create_topics([NewTopic(name, 3)])[name].result(10)
-    copy = (
-        "--to-topic",
-        name,
-        "--topic",
-        "payments.events",
-        "--from",
-        "0",
-        "--type",
-        "payments.PaymentCompleted",
-    )
-    assert b"nothing was copied" in spent.cli("replay", *copy, "--dry-run").stdout
-    done = spent.cli("replay", *copy, "--limit", "20", "--yes", "--reason", "a new environment")
+@pytest.fixture
+def elsewhere(spent: Running) -> str:
+    """A topic to copy to."""
+    return new_topic(spent.settings.kafka, 3)
+
+
+def test_a_copy_tells_what_it_copied_and_is_an_act(spent: Running, elsewhere: str) -> None:
+    copy = ("--to-topic", elsewhere, "--topic", "payments.events", "--from", "0")
+    chosen = (*copy, "--type", "payments.PaymentCompleted", "--limit", "20")
+    dry = spent.cli("replay", *chosen, "--dry-run", "--rate", "1")
+    assert dry.returncode == 0, dry.stderr
+    text = dry.stdout.decode()
+    summary = re.search(r"^20 copied, \d+ skipped", text, re.MULTILINE)
+    assert summary
+    assert "payments.PaymentCompleted" in text
+    assert "a run takes about 20 s; nothing was changed" in text
+    asked = spent.cli("replay", *chosen)
+    assert asked.returncode == 3
+    assert b"this would copy at most 20 messages of type payments.PaymentCompleted, of the " in asked.stderr
+    done = spent.cli("replay", *chosen, "--yes", "--reason", "a new environment")
     assert done.returncode == 0, done.stderr
-    assert b"20 copied" in done.stdout
+    assert summary[0] in done.stdout.decode()
     acts = "SELECT string_agg(type || why, ' ' ORDER BY at) FROM operations.acts WHERE body ->> 'to' = $1"
-    assert asyncio.run(ask(spent, acts, f"topic {name}")) == (
+    assert asyncio.run(ask(spent, acts, f"topic {elsewhere}")) == (
         "operations.ReplayStarteda new environment operations.ReplayEndeda new environment"
     )
+
+
+@pytest.mark.parametrize(
+    ("sign", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)], ids=["Ctrl-C", "kill -9"]
+)
+def test_a_copy_is_resumed_by_the_id_that_it_began_with(
+    spent: Running, elsewhere: str, sign: signal.Signals, code: int
+) -> None:
+    copy = ("replay", "--to-topic", elsewhere, "--topic", "payments.events", "--from", "0")
+    command = (*copy, "--limit", "30", "--yes")
+    first = subprocess.Popen(
+        [sys.executable, "-m", "infra.cli", *command, "--rate", "4"],
+        cwd=ROOT,
+        env=spent.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert first.stdout
+    begun = next(line for line in first.stdout if line.startswith("replay "))
+    replay_id = begun.split()[1].rstrip(";")
+    assert begun == f"replay {replay_id}; go on with: triplane replay --resume {replay_id}\n"
+    next(line for line in first.stdout if "copied" in line)
+    second = spent.cli(*command)
+    assert second.returncode == 3
+    assert f"process {first.pid}, is replaying to it already (replay {replay_id})" in second.stderr.decode()
+    first.send_signal(sign)
+    _, said = first.communicate(timeout=20)
+    assert first.returncode == code, said
+    resumed = spent.cli("replay", "--resume", replay_id)
+    assert resumed.returncode == 0, resumed.stderr
+    assert b"30 copied" in resumed.stdout
+    again = spent.cli("replay", "--resume", replay_id)
+    assert (again.returncode, b"nothing to do" in again.stdout) == (0, True)
 
 
 def test_a_schema_that_is_not_the_codes_is_refused(spent: Running) -> None:

@@ -15,12 +15,11 @@ from uuid import UUID, uuid4
 
 import pytest
 from confluent_kafka import Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
+from confluent_kafka.admin import AdminClient
 
 from events import Message
 from infra.errors import Unacceptable
 from infra.kafka.admin import Topic
-from infra.kafka.copier import Copier
 from infra.kafka.range import RangeReader
 from infra.kafka.record import Place, Record
 from infra.kafka.writer import Sendable, Writer
@@ -28,8 +27,8 @@ from infra.runtime.consuming.batch import Counts, Position
 from infra.runtime.engine import open_engine
 from infra.runtime.operating import parked as repair
 from infra.runtime.operating import replay_job, replay_range, replay_steps, replaying
-from infra.runtime.operating.replay_copy import Copy, copied, target
-from infra.runtime.operating.replay_job import Job, Order, TakenOver, Tally, begun, resumed
+from infra.runtime.operating.replay_copy import check_same, copy, rehearsed, target
+from infra.runtime.operating.replay_job import Job, Order, TakenOver, Tally, Target, begun, find, resumed
 from infra.runtime.operating.replay_range import (
     Bound,
     Range,
@@ -42,9 +41,10 @@ from infra.runtime.operating.replay_range import (
 )
 from infra.runtime.operating.replay_steps import Only
 from infra.runtime.operating.replaying import Replaying, batcher_for, check_allowed, replay, steps_for
-from tests.shop.bench import SCHEMAS, Bench, shop
+from tests.shop.bench import SCHEMAS, TENANT, Bench, shop
 from tests.shop.events import Filled, Join, Paid, Put, Recalled, Sent, Ship
 from tests.shop.handlers import BROKEN
+from tests.topics import new_topic
 
 SHOP, COLOURS, SAGA, SHIP = "shop", "projections.colours", "sagas.delivery", "shop.ship"
 COMMANDS, EVENTS = "shop.commands", "shop.events"
@@ -403,6 +403,20 @@ async def test_again_makes_new_messages_of_what_was_applied(bench: Bench, log: L
     assert json.loads(row["state"])["total"] == 6
 
 
+async def test_a_dry_run_tells_what_again_would_apply_anew_as_the_run_does(log: Log) -> None:
+    paid = [Put(basket_id=uuid4(), amount=3) for _ in range(20)]
+    await log.sent(*paid[:15])
+    assert (await log.live(SHOP)).applied == 15
+    await log.sent(*paid[15:])
+    await log.register(SHOP)
+    order = await log.order(SHOP, COMMANDS, again=True)
+    rehearsal = await log.rehearse(SHOP, order)
+    assert (rehearsal.total.applied, rehearsal.total.anew) == (20, 15)
+    job = await log.begun(SHOP, order)
+    assert await log.go_on(job) == rehearsal
+    assert (await find([job.database], job.id))[1].tally == rehearsal, "and it is kept"
+
+
 async def test_what_was_parked_anew_is_redriven_anew(
     bench: Bench, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -582,6 +596,23 @@ async def test_an_end_beyond_the_log_is_told(log: Log) -> None:
     assert (await log.range(SAGA, EVENTS)).notes == ()
 
 
+async def test_a_beginning_beyond_the_log_is_refused_with_its_ends(log: Log) -> None:
+    await log.sent(*[Paid(basket_id=uuid4()) for _ in range(20)])
+    await log.live(SAGA)
+    admin = log.bench.engine.admin
+    ends = await admin.offsets([(await admin.topics([EVENTS]))[EVENTS]], end=True)
+    with pytest.raises(
+        ReplayRefused, match=f"partition 0 before {ends[EVENTS, 0]}, 1 before {ends[EVENTS, 1]}, "
+    ):
+        await resolved(admin, EVENTS, 10**9, None)
+    number = max(range(12), key=lambda it: ends[EVENTS, it])
+    end = ends[EVENTS, number]
+    with pytest.raises(ReplayRefused, match=f"partition {number} before {end}$"):
+        await resolved(admin, EVENTS, end + 1, None, number)
+    assert (await resolved(admin, EVENTS, end, None, number)).records == 0, "where the next one will be"
+    assert (await resolved(admin, EVENTS, end - 1, None)).records >= 1, "one partition has it"
+
+
 async def test_a_log_that_was_cut_and_an_inbox_that_forgot_are_refused(
     log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -624,9 +655,57 @@ def test_what_would_change_the_past_needs_a_word(bench: Bench) -> None:
 # -- a copy ---------------------------------------------------------------------------------------------------------
 
 
+async def somewhere(log: Log, partitions: int = 12) -> Target:
+    """Make a topic to copy to."""
+    name = await asyncio.to_thread(new_topic, log.kafka, partitions)
+    admin = log.bench.engine.admin
+    there = await target(admin, admin, log.bench.engine.catalog, name)
+    assert there is not None
+    return Target(log.kafka, there)
+
+
+async def sent_here(log: Log) -> Range:
+    """Give the range of what this test has sent."""
+    asked = await resolved(log.bench.engine.admin, EVENTS, None, None)
+    mine = {it: (log.begins[EVENTS, it], until) for it, (_, until) in asked.offsets.items()}
+    return Range(asked.topic, mine)
+
+
+async def copies(log: Log, to: Target, only: Only = EVERYTHING, limit: int | None = None) -> Order:
+    """Order a copy of what this test has sent."""
+    return Order(to.scope, await sent_here(log), only, limit, reason="test", target=to)
+
+
+async def copied(log: Log, job: Job, *, steps: int = 10**6) -> Tally:
+    """Go on with a copy for so many steps."""
+    stop = asyncio.Event()
+
+    def told(_: Tally, __: int) -> None:
+        nonlocal steps
+        steps -= 1
+        if steps == 0:
+            stop.set()
+
+    await copy(log.bench.engine, job, who="tester", stop=stop, told=told)
+    return job.tally
+
+
+async def there(log: Log, to: Target) -> list[Record]:
+    """Read all that a topic has."""
+    topic = to.topic
+    ends = await log.bench.engine.admin.offsets([topic], end=True)
+    return await everything(
+        log.kafka, Range(topic, {it: (0, ends[topic.name, it]) for it in range(topic.partitions)})
+    )
+
+
+def ids_of(records: list[Record], basket: UUID) -> list[bytes | None]:
+    """Give the ids of the messages of one key, as they lie in the log."""
+    return [dict(it.headers)["ce_id"] for it in records if it.key == str(basket).encode()]
+
+
 @pytest.mark.parametrize("partitions", [12, 5], ids=["as many partitions", "fewer partitions"])
 async def test_a_copy_keeps_bytes_and_the_order_of_each_key(log: Log, partitions: int) -> None:
-    bench = log.bench
     baskets = [uuid4() for _ in range(10)]
     for _ in range(5):
         await log.sent(*[Paid(basket_id=it) for it in baskets])
@@ -635,32 +714,116 @@ async def test_a_copy_keeps_bytes_and_the_order_of_each_key(log: Log, partitions
         producer.produce(EVENTS, value, key, partition=3, headers=[("a", b"1"), ("a", None), ("b", b"\xff")])
     assert producer.flush(10) == 0
     await log.sent(Paid(basket_id=baskets[0]))
-    asked = await resolved(bench.engine.admin, EVENTS, None, None)
-    wanted = Range(
-        asked.topic, {it: (log.begins[EVENTS, it], until) for it, (_, until) in asked.offsets.items()}
-    )
-    name = f"copy-{uuid4().hex}"
-    client = AdminClient({"bootstrap.servers": log.kafka})
-    client.create_topics([NewTopic(name, partitions)])[name].result(10)
-    there = await target(bench.engine.admin, bench.engine.admin, bench.engine.catalog, name)
-    assert there is not None
-    copy = Copy.of(wanted)
-    copier = Copier(log.kafka, there)
-    await copied(log.kafka, wanted, copier, EVERYTHING, None, None, copy, asyncio.Event(), lambda: None)
-    assert (copy.copied, copy.done) == (54, True)
+    to = await somewhere(log, partitions)
+    order = await copies(log, to)
+    job = await begun(log.bench.engine.databases["operations"], order)
+    assert counts(await copied(log, job)) == (54, 0, 0, 0)
 
-    ends = await bench.engine.admin.offsets([there], end=True)
-    before = await everything(log.kafka, wanted)
-    after = await everything(log.kafka, Range(there, {it: (0, ends[name, it]) for it in range(partitions)}))
+    before = await everything(log.kafka, order.range)
+    after = await there(log, to)
     assert bytes_of(before) == bytes_of(after)
     if partitions == 12:
         assert [it.partition for it in sorted(before, key=place)] == [
             it.partition for it in sorted(after, key=place)
         ]
     for basket in baskets:
-        key = str(basket).encode()
-        mine = [[dict(it.headers)["ce_id"] for it in found if it.key == key] for found in (before, after)]
-        assert mine[0] == mine[1]
+        assert ids_of(before, basket) == ids_of(after, basket)
+
+
+async def test_an_interrupted_copy_goes_on_without_gap_or_repeat(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replay_steps, "BATCH", 4)
+    await log.sent(*[Paid(basket_id=uuid4()) for _ in range(30)])
+    to = await somewhere(log)
+    database = log.bench.engine.databases["operations"]
+    order = await copies(log, to, limit=25)
+    job = await begun(database, order)
+    await copied(log, job, steps=2)
+    while not job.at_end:
+        _, found, _ = await find([database], job.id)
+        assert found.order == order
+        job = await resumed(database, job.id)
+        await copied(log, job, steps=1)
+    assert counts(job.tally) == (25, 0, 0, 0)
+    after = await there(log, to)
+    assert (len(after), set(bytes_of(after).values())) == (25, {1})
+    acts = [row["type"] for row in await database.fetch("SELECT type FROM acts ORDER BY at")]
+    assert acts == ["operations.ReplayStarted", "operations.ReplayEnded"] * 6
+
+
+async def test_a_copy_that_died_before_it_noted_a_step_repeats_it_in_order(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replay_steps, "BATCH", 16)
+    baskets = [uuid4() for _ in range(5)]
+    for _ in range(8):
+        await log.sent(*[Paid(basket_id=it) for it in baskets])
+    to = await somewhere(log)
+    database = log.bench.engine.databases["operations"]
+    order = await copies(log, to)
+    job = await begun(database, order)
+    advance = Job.advance
+    done = 0
+
+    async def dies(*arguments: Any) -> None:
+        nonlocal done
+        done += 1
+        if done == 2:
+            raise KeyboardInterrupt
+        await advance(*arguments)
+
+    monkeypatch.setattr(Job, "advance", dies)
+    with pytest.raises(KeyboardInterrupt):
+        await copied(log, job)
+    assert counts(await copied(log, await resumed(database, job.id))) == (40, 0, 0, 0)
+    before, after = await everything(log.kafka, order.range), await there(log, to)
+    assert len(after) == 40 + 16, "one step twice"
+    for basket in baskets:
+        assert list(dict.fromkeys(ids_of(after, basket))) == ids_of(before, basket)
+
+
+async def test_a_dry_run_of_a_copy_counts_what_the_run_will_and_copies_nothing(log: Log) -> None:
+    baskets = await mixed(log)
+    bench = log.bench
+    to = await somewhere(log)
+    for only, limit, due in (
+        (EVERYTHING, 25, 25),
+        (Only(key=str(baskets[39])), None, 2),
+        (Only(type="shop.Paid", tenant=TENANT), 7, 7),
+        (Only(tenant="nobody"), None, 0),
+    ):
+        order = await copies(log, to, only, limit)
+        had = len(await there(log, to))
+        rehearsal = await rehearsed(bench.engine, order, quiet)
+        assert len(await there(log, to)) == had
+        run = await copied(log, await begun(bench.engine.databases["operations"], order))
+        assert (rehearsal, run.total.applied) == (run, due)
+        assert len(await there(log, to)) == had + run.total.applied
+    whole = await rehearsed(bench.engine, await copies(log, to), quiet)
+    assert {kind for _, kind in whole.lines} == {"shop.Filled", "shop.Paid"}
+
+
+async def test_the_second_who_copies_to_a_topic_is_refused_by_the_name_of_the_first(log: Log) -> None:
+    await log.sent(Paid(basket_id=uuid4()))
+    database = log.bench.engine.databases["operations"]
+    to = await somewhere(log)
+    order = await copies(log, to)
+    first = await begun(database, order)
+    for another in (begun(database, order), resumed(database, first.id)):
+        with pytest.raises(ReplayRefused, match=f"{getpass.getuser()} on .*replay {first.id}"):
+            await another
+    # Another topic is nobody's business.
+    await begun(database, await copies(log, await somewhere(log)))
+
+
+async def test_a_copy_does_not_go_on_to_another_topic_of_that_name(log: Log) -> None:
+    admin = log.bench.engine.admin
+    to = await somewhere(log)
+    await check_same(admin, to)
+    for changed in (replace(to.topic, id=uuid4()), replace(to.topic, partitions=13)):
+        with pytest.raises(ReplayRefused, match="copy anew"):
+            await check_same(admin, replace(to, topic=changed))
 
 
 async def everything(bootstrap: str, wanted: Range) -> list[Record]:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 
 from infra.errors import Unacceptable
 from infra.kafka.admin import Admin, Topic
 from infra.kafka.copier import Copier
 from infra.kafka.record import Record
 from infra.runtime.catalog import Catalog
+from infra.runtime.engine import Engine
 from infra.runtime.messages.envelope import Envelope, open_record
-from infra.runtime.operating.replay_range import Range, ReplayRefused
-from infra.runtime.operating.replay_steps import Only, Steps
+from infra.runtime.operating import replay_acts
+from infra.runtime.operating.replay_job import Job, Order, Tally, Target, Told
+from infra.runtime.operating.replay_range import ReplayRefused
+from infra.runtime.operating.replay_steps import Step, Steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,21 +27,6 @@ class Raw:
 
     record: Record
     envelope: Envelope | None
-
-
-@dataclass(slots=True)
-class Copy:
-    """How far a copy has come."""
-
-    next: dict[int, int]
-    copied: int = 0
-    skipped: int = 0
-    done: bool = False
-
-    @classmethod
-    def of(cls, wanted: Range) -> Copy:
-        """Give the beginning of a copy of a range."""
-        return cls({number: first for number, (first, _) in wanted.offsets.items()})
 
 
 async def target(ours: Admin, theirs: Admin, catalog: Catalog, name: str) -> Topic | None:
@@ -52,28 +41,64 @@ async def target(ours: Admin, theirs: Admin, catalog: Catalog, name: str) -> Top
     return (await theirs.topics([name])).get(name)
 
 
-async def copied(
-    bootstrap: str,
-    wanted: Range,
-    copier: Copier,
-    only: Only,
-    limit: int | None,
-    rate: int | None,
-    copy: Copy,
-    stop: asyncio.Event,
-    told: Callable[[], None],
-) -> None:
-    """Go on with `copy`, until the end of the range or until `stop` is set; `told` is called after each step."""
-    async with aclosing(Steps(bootstrap, wanted, only, _raw, rate).walk(copy.next, limit)) as steps:
+async def check_same(theirs: Admin, target: Target) -> None:
+    """Refuse to go on with a copy to a topic that is not the one it began with: what that one had would be missing."""
+    name = target.topic.name
+    if (await theirs.topics([name])).get(name) != target.topic:
+        raise ReplayRefused(
+            f"{name} at {target.bootstrap} is gone, was made anew or has got more partitions since the copy began: copy anew"
+        )
+
+
+async def copy(engine: Engine, job: Job, *, who: str, stop: asyncio.Event, told: Told) -> None:
+    """Go on with a copy that this process holds, until its end or until `stop` is set; its start and end are kept and published.
+
+    Progress is saved once the target has acknowledged a step. After a crash between the two it is copied once more, with the
+    same ids and in the same order: whoever takes each id once there gets everything once, each key in its order.
+    """
+    # A transaction at the target could take records and progress in one, but would leave a consumer group there.
+    order, target = job.order, job.order.target
+    assert target is not None, "a copy has one"
+    copier = Copier(target.bootstrap, target.topic)
+    async with (
+        replay_acts.recorded(engine, job, who),
+        aclosing(_steps(engine, order, order.rate).walk(job.next, job.left)) as steps,
+    ):
         async for step in steps:
-            await copier.write([it.record for it in step.meant], wanted.topic.partitions)
-            copy.next = dict(step.after)
-            copy.copied += len(step.meant)
-            copy.skipped += step.skipped
-            told()
+            await copier.write([it.record for it in step.meant], order.range.topic.partitions)
+            tally = _counted(step)
+            tally.add(job.tally)
+            await job.patiently(step.after, partial(_save, job, step.after, tally))
+            told(job.tally, order.gone_through(job.next))
             if stop.is_set():
                 return
-    copy.done = True
+
+
+async def rehearsed(engine: Engine, order: Order, told: Told) -> Tally:
+    """Count what would be copied, and copy nothing."""
+    start = {number: first for number, (first, _) in order.range.offsets.items()}
+    tally = Tally()
+    async with aclosing(_steps(engine, order, None).walk(start, order.limit)) as steps:
+        async for step in steps:
+            tally.add(_counted(step))
+            told(tally, order.gone_through(step.after))
+    return tally
+
+
+def _steps(engine: Engine, order: Order, rate: int | None) -> Steps[Raw]:
+    return Steps(engine.settings.kafka, order.range, order.only, _raw, rate)
+
+
+def _counted(step: Step[Raw]) -> Tally:
+    tally = Tally(skipped=step.skipped)
+    tally.copied(step.meant)
+    return tally
+
+
+async def _save(job: Job, after: Mapping[int, int], tally: Tally) -> None:
+    async with job.database.transaction() as tx:
+        await job.advance(tx, after, tally)
+    job.next, job.tally = dict(after), tally
 
 
 async def _raw(records: Sequence[Record]) -> list[Raw]:

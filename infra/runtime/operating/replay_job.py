@@ -1,34 +1,41 @@
 """The row of a replay: what is given to whom, how far it has come, and who holds it.
 
-It lies in the consumer's own schema, so that progress is saved in the transaction that folds. One replay of a consumer
-runs at a time; a lease on the database's clock tells a dead holder from a slow one, and a holder that has lost it
-cannot commit any more.
+It lies in the consumer's own schema, so that progress is saved in the transaction that folds; that of a copy lies in schema
+`operations`. One replay of a consumer, or copy to a topic, runs at a time; a lease on the database's clock tells a dead
+holder from a slow one, and a holder that has lost it cannot commit any more.
 """
 
 from __future__ import annotations
 
+import asyncio
 import getpass
 import os
 import socket
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import astuple, dataclass, field, fields
 from typing import Any, Final
 from uuid import UUID, uuid4
 
+import structlog
 from asyncpg import UniqueViolationError
 from psutil import pid_exists
 from pydantic_core import from_json, to_json
 
 from infra.kafka.admin import Topic
-from infra.postgres.database import Connection, Database
-from infra.runtime.consuming.batch import Counts
+from infra.postgres.database import TRANSIENT, Connection, Database
+from infra.runtime.consuming.batch import Counts, Outrun
 from infra.runtime.consuming.parking import Scope
 from infra.runtime.messages.codec import Incoming, Rejected
 from infra.runtime.operating.replay_range import Range, ReplayRefused, WrongCall
-from infra.runtime.operating.replay_steps import Only
+from infra.runtime.operating.replay_steps import Only, Opened
+
+log = structlog.get_logger(__name__)
 
 LEASE_S: Final = 15.0
+PASSING: tuple[type[BaseException], ...] = (*TRANSIENT, Outrun)
+BACKOFF_S: Final = (0.1, 0.5, 1.0, 2.0, 4.0, 8.0)
 UNREADABLE: Final = "(unreadable)"
 """Stands for the type of a message whose envelope cannot be read."""
 
@@ -42,10 +49,13 @@ class Line:
     """What came of the messages of one type in one partition."""
 
     applied: int = 0
+    """Those that were applied; in a copy, copied."""
     duplicates: int = 0
     parked: int = 0
     parked_before: int = 0
     """Those that were parked already, and stay so."""
+    anew: int = 0
+    """Those of the applied that had been applied before: they came as new ones."""
 
     @property
     def messages(self) -> int:
@@ -78,6 +88,16 @@ class Tally:
         """Count messages that had been parked before."""
         for it in known:
             self._line(it).parked_before += 1
+
+    def anew(self, known: Collection[Incoming]) -> None:
+        """Count those of the applied that had been applied before."""
+        for it in known:
+            self._line(it).anew += 1
+
+    def copied(self, opened: Collection[Opened]) -> None:
+        """Count what was copied."""
+        for it in opened:
+            self._line(it).applied += 1
 
     def folded(self, opened: Sequence[Incoming | Rejected], counts: Counts) -> None:
         """Count what a fold made of messages."""
@@ -112,9 +132,27 @@ class Tally:
             tally.lines[partition, kind] = Line(*counts)
         return tally
 
-    def _line(self, it: Incoming | Rejected) -> Line:
+    def _line(self, it: Opened) -> Line:
         kind = it.envelope.type if it.envelope is not None else UNREADABLE
         return self.lines[it.record.partition, kind]
+
+
+Told = Callable[[Tally, int], None]
+"""Is told what has come of the range so far, and how many offsets are gone through."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The topic to which a range is copied."""
+
+    bootstrap: str
+    """Its cluster, `host:port[,host:port]`."""
+    topic: Topic
+
+    @property
+    def scope(self) -> Scope:
+        """Who gets the copy, where a consumer would stand; nothing but a read model has more than one generation."""
+        return f"topic {self.topic.name}", 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +169,12 @@ class Order:
     reason: str = ""
     rate: int | None = None
     """At most so many messages a second."""
+    target: Target | None = None
+    """Where it is copied to, if it is a copy."""
+
+    def gone_through(self, after: Mapping[int, int]) -> int:
+        """Say how many offsets of the range lie behind."""
+        return sum(after[number] - first for number, (first, _) in self.range.offsets.items())
 
 
 @dataclass(slots=True)
@@ -173,6 +217,21 @@ class Job:
         if moved != "UPDATE 1":
             raise TakenOver(f"replay {self.id} was taken over by somebody else")
 
+    async def patiently(self, after: Mapping[int, int], commit: Callable[[], Awaitable[None]]) -> None:
+        """Let `commit` move on to `after`; what passes by itself is tried again, though its answer alone was lost."""
+        for pause in BACKOFF_S:
+            try:
+                await commit()
+            except PASSING as passing:
+                log.warning("replay waits", replay=str(self.id), error=repr(passing))
+                await asyncio.sleep(pause)
+                with suppress(*TRANSIENT):
+                    if await self.has_reached(after):
+                        return
+            else:
+                return
+        await commit()
+
     async def has_reached(self, after: Mapping[int, int]) -> bool:
         """Whether the step to `after` was committed, although the database's answer was lost; then it is noted here, too."""
         rows = await self.database.fetch(
@@ -199,31 +258,14 @@ async def begun(database: Database, order: Order) -> Job:
     """Write down a new replay; raises `ReplayRefused`, naming the holder, while another one of the consumer runs."""
     bounds = order.range.offsets
     job = Job(uuid4(), order, database, uuid4(), {it: first for it, (first, _) in bounds.items()}, Tally())
+    row = _row(job)
     try:
         async with database.transaction() as tx:
             await _release_dead(tx, order.scope[0])
             await tx.execute(
-                """INSERT INTO replays (id, consumer, generation, topic, topic_id, partitions, from_offsets, until_offsets,
-                                        next_offsets, key, type, tenant, most, again, reason, rate, operator, host, pid, owner, expires_at)
-                   VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $7, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19,
-                           now() + make_interval(secs => $20))""",
-                job.id,
-                *order.scope,
-                order.range.topic.name,
-                order.range.topic.id,
-                list(bounds),
-                [first for first, _ in bounds.values()],
-                [until for _, until in bounds.values()],
-                order.only.key,
-                order.only.type,
-                order.only.tenant,
-                order.limit,
-                order.again,
-                order.reason,
-                order.rate,
-                *_me(),
-                job.owner,
-                LEASE_S,
+                f"""INSERT INTO replays ({", ".join(row)}, expires_at)
+                    VALUES ({", ".join(f"${number}" for number in range(1, len(row) + 1))}, now() + make_interval(secs => {LEASE_S}))""",
+                *row.values(),
             )
     except UniqueViolationError:
         raise await _taken(database, order.scope[0]) from None
@@ -265,6 +307,39 @@ async def find(databases: Collection[Database], job_id: UUID) -> tuple[Database,
     raise WrongCall(f"there is no replay {job_id}")
 
 
+def _row(job: Job) -> dict[str, object]:
+    order, bounds = job.order, job.order.range.offsets
+    consumer, generation = order.scope
+    operator, host, pid = _me()
+    row: dict[str, object] = {
+        "id": job.id,
+        "consumer": consumer,
+        "generation": generation,
+        "topic": order.range.topic.name,
+        "topic_id": order.range.topic.id,
+        "partitions": list(bounds),
+        "from_offsets": [first for first, _ in bounds.values()],
+        "until_offsets": [until for _, until in bounds.values()],
+        "next_offsets": list(job.next.values()),
+        "key": order.only.key,
+        "type": order.only.type,
+        "tenant": order.only.tenant,
+        "most": order.limit,
+        "again": order.again,
+        "reason": order.reason,
+        "rate": order.rate,
+        "operator": operator,
+        "host": host,
+        "pid": pid,
+        "owner": job.owner,
+    }
+    if order.target is not None:
+        topic = order.target.topic
+        row |= {"bootstrap": order.target.bootstrap, "target": topic.name}
+        row |= {"target_id": topic.id, "target_partitions": topic.partitions}
+    return row
+
+
 def _job(database: Database, row: Any) -> Job:
     numbers = row["partitions"]
     bounds = dict(zip(numbers, zip(row["from_offsets"], row["until_offsets"], strict=True), strict=True))
@@ -276,9 +351,16 @@ def _job(database: Database, row: Any) -> Job:
         row["again"],
         row["reason"],
         row["rate"],
+        _target(row),
     )
     position = dict(zip(numbers, row["next_offsets"], strict=True))
     return Job(row["id"], order, database, row["owner"], position, Tally.load(row["counts"], row["skipped"]))
+
+
+def _target(row: Any) -> Target | None:
+    if "target" not in row:
+        return None
+    return Target(row["bootstrap"], Topic(row["target"], row["target_id"], row["target_partitions"]))
 
 
 async def _release_dead(tx: Connection, consumer: str) -> None:

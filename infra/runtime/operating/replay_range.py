@@ -53,8 +53,8 @@ async def resolved(
 ) -> Range:
     """Turn bounds into offsets of each partition (or of one `partition`) of a topic.
 
-    Raises `ReplayRefused` for what lies in the future, or before the log's first record; `WrongCall` for no partition, and
-    for a range that ends before it begins.
+    Raises `ReplayRefused` for what lies in the future, beyond the log's end in every partition, or before its first record;
+    `WrongCall` for no partition, and for a range that ends before it begins. From the end itself on, a range is empty.
     """
     now = datetime.now(UTC)
     for bound in (start, end):
@@ -72,7 +72,8 @@ async def resolved(
     untils = await _offsets(admin, topic, end, ends)
     offsets: dict[int, tuple[int, int]] = {}
     notes: list[str] = []
-    for number in range(topic.partitions) if partition is None else [partition]:
+    numbers = range(topic.partitions) if partition is None else [partition]
+    for number in numbers:
         place = (topic.name, number)
         if starts[place] < first[place]:
             raise ReplayRefused(
@@ -93,7 +94,16 @@ async def resolved(
     backwards = any(starts[it] > untils[it] for it in wanted.places)
     if backwards and not wanted.records and None not in {start, end}:
         raise WrongCall(f"--from {start} is after --until {end}: no partition has anything between them")
+    _check_there(start, {number: ends[topic.name, number] for number in numbers}, topic_name)
     return wanted
+
+
+def _check_there(start: Bound, ends: Mapping[int, int], topic_name: str) -> None:
+    if isinstance(start, int) and all(start > end for end in ends.values()):
+        every = ", ".join(f"{number} before {end}" for number, end in ends.items())
+        raise ReplayRefused(
+            f"--from {start} is beyond the end of {topic_name}, which ends in partition {every}"
+        )
 
 
 async def _offsets(admin: Admin, topic: Topic, bound: Bound, default: dict[Place, int]) -> dict[Place, int]:

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
+from functools import partial
 from typing import Final
 from uuid import UUID
 
-import structlog
-
 from infra.kafka.admin import Topic
 from infra.kafka.record import Place
-from infra.postgres.database import TRANSIENT, Connection, Database
+from infra.postgres.database import Connection, Database
 from infra.runtime.catalog import EffectWiring, ProjectionWiring, Wiring
 from infra.runtime.consuming import parking
 from infra.runtime.consuming.batch import CAUSED, Batcher, Counts, Outrun
@@ -26,21 +26,16 @@ from infra.runtime.consuming.parking import Parked
 from infra.runtime.engine import Engine
 from infra.runtime.messages.codec import Incoming, Rejected
 from infra.runtime.messages.delivery import Delivery
-from infra.runtime.operating.replay_acts import Run
-from infra.runtime.operating.replay_job import Job, Order, TakenOver, Tally
+from infra.runtime.messages.ids import inbox_key
+from infra.runtime.operating import replay_acts
+from infra.runtime.operating.replay_job import Job, Order, Tally, Told
 from infra.runtime.operating.replay_range import ReplayRefused, WrongCall, kept_since
 from infra.runtime.operating.replay_steps import Step, Steps
 
-log = structlog.get_logger(__name__)
-
 WINDOW_S: Final = 2.0
 """How long a rehearsal may keep the consumer's own batches out at a time."""
-PASSING: tuple[type[BaseException], ...] = (*TRANSIENT, Outrun)
-BACKOFF_S: Final = (0.1, 0.5, 1.0, 2.0, 4.0, 8.0)
 
 Fed = Incoming | Rejected
-Told = Callable[[Tally, int], None]
-"""Is told what has come of the range so far, and how many offsets are gone through."""
 
 
 class Replaying:
@@ -58,8 +53,8 @@ class Replaying:
         async with aclosing(self._steps.walk(job.next, job.left)) as steps:
             async for step in steps:
                 self._check_kept(job, step)
-                await self._patiently(job, step)
-                told(job.tally, gone_through(job.order, job.next))
+                await job.patiently(step.after, partial(self._commit, job, step))
+                told(job.tally, job.order.gone_through(job.next))
                 if stop.is_set():
                     return
 
@@ -69,20 +64,6 @@ class Replaying:
             raise ReplayRefused(
                 f"{step.records[0].at.isoformat()}: the inbox does not reach back so far any more"
             )
-
-    async def _patiently(self, job: Job, step: Step[Fed]) -> None:
-        for pause in BACKOFF_S:
-            try:
-                await self._commit(job, step)
-            except PASSING as passing:
-                log.warning("replay waits", replay=str(job.id), error=repr(passing))
-                await asyncio.sleep(pause)
-                with suppress(*TRANSIENT):
-                    if await job.has_reached(step.after):
-                        return
-            else:
-                return
-        await self._commit(job, step)
 
     async def _commit(self, job: Job, step: Step[Fed]) -> None:
         """Fold a step and move on, in one transaction."""
@@ -112,8 +93,8 @@ class Replaying:
             step = await anext(steps, None)
             while step is not None:
                 fresh = await self._rehearsable(step, applied, tally)
-                told(tally, gone_through(order, step.after))
                 if not fresh:
+                    told(tally, order.gone_through(step.after))
                     step = await anext(steps, None)
                     continue
                 async with _rolled_back(self._batcher.database) as tx:
@@ -124,7 +105,7 @@ class Replaying:
                         for counts in await self._fold(tx, fresh, tally):
                             applied |= {it.inbox: it.hash for it in counts.folded}
                             aside += counts.put_aside
-                        told(tally, gone_through(order, step.after))
+                        told(tally, order.gone_through(step.after))
                         step = await anext(steps, None)
                         if time.monotonic() > ends:
                             break
@@ -163,7 +144,22 @@ class Replaying:
             opened = [self._batcher.unwritable(opened[0], refused)]
             counts = await self._batcher.apply(tx, opened)
         tally.folded(opened, counts)
+        if self._batcher.delivery.anew is not None:
+            tally.anew(await self._applied_before(tx, counts.folded))
         return [counts]
+
+    async def _applied_before(self, tx: Connection, folded: Sequence[Incoming]) -> list[Incoming]:
+        """Give those that the consumer had applied in whatever way, before they came anew."""
+        name, generation = self._batcher.scope
+        usual = [
+            replace(
+                it,
+                inbox=inbox_key(name, generation, it.envelope.tenant, it.envelope.source, it.envelope.id),
+            )
+            for it in folded
+        ]
+        marks, _ = await self._batcher.met(tx, usual)
+        return [it for it in usual if marks.get(it.inbox) == it.hash]
 
 
 async def batcher_for(engine: Engine, wiring: Wiring, topic: Topic, *, anew: UUID | None) -> Batcher:
@@ -202,35 +198,10 @@ def steps_for(batcher: Batcher, order: Order, bootstrap: str) -> Steps[Incoming 
 async def replay(engine: Engine, job: Job, *, who: str, stop: asyncio.Event, told: Told) -> None:
     """Go on with a replay that this process holds; its start and its end are kept and published."""
     order = job.order
-    name = order.scope[0]
-    wiring = engine.catalog.consumers[name]
+    wiring = engine.catalog.consumers[order.scope[0]]
     batcher = await batcher_for(engine, wiring, order.range.topic, anew=job.id if order.again else None)
-    run = Run(job.id, name, order.range, order.only, order.limit, order.again, who, order.reason)
-    await run.started(engine)
-    try:
-        steps = steps_for(batcher, order, engine.settings.kafka)
-        await Replaying(batcher, steps).run(job, stop, told)
-    except TakenOver:
-        raise
-    except BaseException:
-        with suppress(*TRANSIENT):
-            await _ended(engine, run, job)
-        raise
-    await _ended(engine, run, job)
-
-
-async def _ended(engine: Engine, run: Run, job: Job) -> None:
-    """The act first: after a crash between the two an end may be told twice, but never not at all."""
-    total = job.tally.total
-    await run.ended(
-        engine,
-        done=job.at_end,
-        applied=total.applied,
-        duplicates=total.duplicates,
-        parked=total.parked + total.parked_before,
-        skipped=job.tally.skipped,
-    )
-    await job.let_go()
+    async with replay_acts.recorded(engine, job, who):
+        await Replaying(batcher, steps_for(batcher, order, engine.settings.kafka)).run(job, stop, told)
 
 
 @asynccontextmanager
@@ -254,8 +225,3 @@ def _without(marks: Mapping[str, int], opened: Sequence[Fed], tally: Tally) -> l
 
 def _places(opened: Sequence[Fed]) -> set[Place]:
     return {it.record.place for it in opened}
-
-
-def gone_through(order: Order, after: Mapping[int, int]) -> int:
-    """Say how many offsets of the range lie behind."""
-    return sum(after[number] - first for number, (first, _) in order.range.offsets.items())
