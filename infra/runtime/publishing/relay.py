@@ -64,6 +64,7 @@ class Relay:
         self._sent: dict[int, Sent] = {}
         self._forgetting: asyncio.Task[None] | None = None
         self._renewed_at = -math.inf
+        self._waiting = False
         self._batch = MIN_BATCH
         self._wakeups = wakeups
         self._woken = wakeups.listen(database.schema)
@@ -104,7 +105,8 @@ class Relay:
             self._forget()
             return False
         self.vitals.stopped_because = None
-        if time.monotonic() - self._renewed_at > LEASE_S / 4:
+        # Whoever has nothing yet looks more often: what another has given back stands still until then.
+        if time.monotonic() - self._renewed_at > (LEASE_S / 40 if self._waiting else LEASE_S / 4):
             await self._lease()
         self.vitals.partitions = len(self._epochs)
         if not self._epochs:
@@ -210,6 +212,7 @@ class Relay:
                 share - len(self._epochs),
             )
             self._epochs |= {row["bucket"]: row["epoch"] for row in taken}
+        self._waiting = share > 0 and not self._epochs
         self._renewed_at = began
 
     async def _release(self, buckets: list[int]) -> None:
