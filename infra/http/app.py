@@ -20,6 +20,7 @@ from infra.http.access import Access
 from infra.http.catch_up import catch_up
 from infra.http.metrics import Metrics
 from infra.http.problems import Problem
+from infra.http.relaying import relaying
 from infra.http.services import open_services
 from infra.postgres.database import TRANSIENT
 from infra.runtime.asking.questions import Question
@@ -49,12 +50,15 @@ def create_app(settings: Settings, catalog: Catalog) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
         async with open_services(settings, catalog, metrics) as services:
             app.state.services = services
+            stop = asyncio.Event()
+            publishing = asyncio.create_task(relaying(services, stop))
             catching_up = asyncio.create_task(catch_up(services))
             try:
                 yield
             finally:
+                stop.set()
                 catching_up.cancel()
-                await asyncio.gather(catching_up, return_exceptions=True)
+                await asyncio.gather(publishing, catching_up, return_exceptions=True)
 
     app = FastAPI(
         title="Triplane",

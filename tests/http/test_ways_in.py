@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from infra.http.events import BATCH, STRUCTURED
+from infra.runtime.publishing.relay import LEASE_S
 from tests.http.running import NOWHERE, Running, answers, eventually, free_port, until
 
 DEEP = "[" * 10_000 + "]" * 10_000
@@ -423,9 +424,23 @@ async def test_202s_go_on_while_brokers_are_away(api: Running, tenant: str) -> N
             read = await client.get("/read/customer_spend/top", params={"currency": "EUR"})
             assert read.status_code == 200
             assert read.json()["as_of"]["lag_events"] is None
+            # Its relay cannot publish. Once the others know of it, they go on to do so for it, too.
+            await asyncio.sleep(LEASE_S / 2)
+            ids = [await _opened(client) for _ in range(8)]
+
+            async def all_applied() -> bool:
+                states = [(await client.get(f"/commands/{it}")).json()["state"] for it in ids]
+                return set(states) == {"applied"}
+
+            await eventually(all_applied)
     finally:
         code = api.stop(process)
     assert code == 0
+
+
+async def _opened(client: httpx.AsyncClient) -> str:
+    answer = await client.post(OPEN, json=opening(), headers={"Idempotency-Key": uuid4().hex})
+    return str(answer.json()["id"])
 
 
 async def test_without_a_database_it_says_so(api: Running, databaseless: str) -> None:

@@ -21,6 +21,7 @@ from infra.runtime.publishing import relay as relaying
 from infra.runtime.publishing.outbox import Outgoing
 from infra.runtime.publishing.relay import Relay
 from infra.runtime.publishing.wakeup import Wakeups
+from infra.runtime.running.heartbeats import beat
 from infra.settings import Settings
 from tests.shop.bench import NOON, TENANT, Bench
 
@@ -304,11 +305,8 @@ async def test_buckets_are_shared_out_and_taken_over(bench: Bench, topic: str) -
     first, second = (Relay(database, bench.engine.settings.kafka, Wakeups()) for _ in range(2))
     await first._lease()
     assert len(first._epochs) == 64
-    for _ in range(2):
-        await database.execute(
-            """INSERT INTO heartbeats (process, consumer, host, pid, beat_at, turned_at, partitions, counters)
-               VALUES (gen_random_uuid(), 'relay.shop', 'here', 1, now(), now(), 0, '{}')"""
-        )
+    await alive(first)
+    await alive(second)
     for relay in (second, first, second):
         await relay._lease()
     assert (len(first._epochs), len(second._epochs)) == (32, 32)
@@ -317,3 +315,35 @@ async def test_buckets_are_shared_out_and_taken_over(bench: Bench, topic: str) -
     await asyncio.sleep(1.6)
     await second._lease()
     assert len(second._epochs) == 64
+
+
+async def test_a_standby_gives_way_and_takes_over(bench: Bench, topic: str) -> None:
+    del topic
+    database = bench.engine.databases["shop"]
+    standby = Relay(database, bench.engine.settings.kafka, Wakeups(), standby=True)
+    relay = Relay(database, bench.engine.settings.kafka, Wakeups())
+    # Given: nobody else is there, so the standby has everything.
+    await alive(standby)
+    await standby._lease()
+    assert len(standby._epochs) == 64
+    # When: one comes that is no standby. Then: it gets everything, and long before it has to renew its leases.
+    await alive(relay)
+    await relay._one_turn()
+    await standby._lease()
+    await asyncio.sleep(0.05)
+    await relay._one_turn()
+    await relay._writer.close()
+    assert (len(relay._epochs), len(standby._epochs)) == (64, 0)
+    # When: that one has no broker any more. Then: alive or not, the standby has everything again.
+    await asyncio.sleep(1.6)
+    relay.vitals.stopped_because = "no broker to write to"
+    await alive(relay)
+    await standby._lease()
+    assert len(standby._epochs) == 64
+
+
+async def alive(relay: Relay) -> None:
+    """Let a relay show one heartbeat."""
+    beating = asyncio.create_task(beat(relay.database, uuid4(), lambda: [relay]))
+    await asyncio.sleep(0.1)
+    beating.cancel()

@@ -48,17 +48,23 @@ class Sent(NamedTuple):
 class Relay:
     """One relay of one schema in this process."""
 
-    def __init__(self, database: Database, bootstrap: str, wakeups: Wakeups) -> None:
-        """Publish the outbox of `database`'s schema."""
+    def __init__(
+        self, database: Database, bootstrap: str, wakeups: Wakeups, *, standby: bool = False
+    ) -> None:
+        """Publish the outbox of `database`'s schema; on `standby` only as long as no other relay is alive that is not."""
         self.name = f"relay.{database.schema}"
         self.vitals = Vitals()
+        if standby:
+            self.vitals.count(standby=1)
         self.database = database
+        self._standby = standby
         self._me = uuid4()
         self._writer = Writer(bootstrap, f"triplane.{self.name}")
         self._epochs: dict[int, int] = {}
         self._sent: dict[int, Sent] = {}
         self._forgetting: asyncio.Task[None] | None = None
         self._renewed_at = -math.inf
+        self._waiting = False
         self._batch = MIN_BATCH
         self._wakeups = wakeups
         self._woken = wakeups.listen(database.schema)
@@ -95,9 +101,12 @@ class Relay:
         self._woken.clear()
         self._wakeups.alone(self.database.schema, yes=len(self._epochs) == BUCKETS)
         if not await self._writer.connect():
+            self.vitals.stopped_because = "no broker to write to"
             self._forget()
             return False
-        if time.monotonic() - self._renewed_at > LEASE_S / 4:
+        self.vitals.stopped_because = None
+        # Whoever has nothing yet looks more often: what another has given back stands still until then.
+        if time.monotonic() - self._renewed_at > (LEASE_S / 40 if self._waiting else LEASE_S / 4):
             await self._lease()
         self.vitals.partitions = len(self._epochs)
         if not self._epochs:
@@ -181,12 +190,15 @@ class Relay:
         )
         self._epochs = {row["bucket"]: row["epoch"] for row in rows}
         # Counted by their heartbeats: one that has just come holds no bucket yet.
-        relays = await self.database.fetch(
-            "SELECT count(*) AS alive FROM heartbeats WHERE consumer = $1 AND beat_at > now() - make_interval(secs => $2)",
+        (relays,) = await self.database.fetch(
+            """SELECT count(*) AS alive, count(*) FILTER (WHERE NOT counters ? 'standby') AS active FROM heartbeats
+               WHERE consumer = $1 AND beat_at > now() - make_interval(secs => $2) AND NOT counters ? 'stopped_because'""",
             self.name,
             LEASE_S / 2,
         )
-        share = math.ceil(BUCKETS / max(1, relays[0]["alive"]))
+        share = math.ceil(BUCKETS / max(1, relays["active"] or relays["alive"]))
+        if self._standby and relays["active"]:
+            share = 0
         if len(self._epochs) > share:
             await self._release(sorted(self._epochs)[share:])
         elif len(self._epochs) < share:
@@ -200,6 +212,7 @@ class Relay:
                 share - len(self._epochs),
             )
             self._epochs |= {row["bucket"]: row["epoch"] for row in taken}
+        self._waiting = share > 0 and not self._epochs
         self._renewed_at = began
 
     async def _release(self, buckets: list[int]) -> None:

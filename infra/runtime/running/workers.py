@@ -7,20 +7,17 @@ so that another takes over.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Final, Protocol
 from uuid import uuid4
 
 import structlog
-from pydantic_core import to_json
 
 from infra.errors import TriplaneError
-from infra.postgres.database import TRANSIENT, Database
 from infra.runtime import collector
 from infra.runtime.catalog import Catalog, EffectWiring, ProjectionWiring, SagaWiring, Wiring
 from infra.runtime.catalog.schemas import chains
@@ -31,33 +28,18 @@ from infra.runtime.engine import Engine, open_engine
 from infra.runtime.publishing.relay import Relay
 from infra.runtime.publishing.wakeup import Wakeups
 from infra.runtime.running.deadlines import Deadlines
+from infra.runtime.running.heartbeats import Shows, beat, silence
 from infra.runtime.running.housekeeping import Housekeeping
 from infra.runtime.running.models import Models
-from infra.runtime.vitals import Vitals
 from infra.settings import Settings
 
 log = structlog.get_logger(__name__)
 
-BEAT_S: Final = 1.0
 STALLED_S: Final = 60.0
 WORKERS: Final = "workers"
 """The name that selects every context's worker with its effects, and every relay."""
 RESTART_CODE: Final = 75
 """Exit code that asks the supervisor for an immediate restart."""
-
-
-class Shows(Protocol):
-    """Something that shows how it fares."""
-
-    @property
-    def name(self) -> str:
-        """What operators call it."""
-        ...
-
-    @property
-    def vitals(self) -> Vitals:
-        """What it shows of itself."""
-        ...
 
 
 class Runs(Shows, Protocol):
@@ -144,9 +126,11 @@ class Workers:
             if isinstance(wiring, SagaWiring):
                 parts.append(Deadlines(wiring, batcher, engine.admin, topics, wakeups))
             running.setdefault(wiring.schema, []).extend(parts)
+        # Whoever writes an outbox publishes it: nobody in another process need be woken for it.
+        written = {wiring.schema for wiring in wirings}
         for schema in relays:
             running.setdefault(schema, []).append(
-                Relay(engine.databases[schema], self._settings.kafka, wakeups)
+                Relay(engine.databases[schema], self._settings.kafka, wakeups, standby=schema not in written)
             )
         for schema, parts in running.items():
             parts.append(Housekeeping(engine.databases[schema], self._settings.standby_hours))
@@ -157,7 +141,7 @@ class Workers:
         _watch(parts)
         tasks = [asyncio.create_task(part.run(stop), name=part.name) for part in parts]
         beats = [
-            asyncio.create_task(self._beat(engine.databases[schema], group, stop))
+            asyncio.create_task(beat(engine.databases[schema], self._process, partial(_shown, group)))
             for schema, group in running.items()
         ]
         try:
@@ -169,38 +153,11 @@ class Workers:
         finally:
             stop.set()
             await asyncio.gather(*tasks, return_exceptions=True)
-            for beat in beats:
-                beat.cancel()
+            for beating in beats:
+                beating.cancel()
             await asyncio.gather(*beats, return_exceptions=True)
-            await self._silence(engine, running)
-
-    async def _beat(self, database: Database, group: list[Runs], stop: asyncio.Event) -> None:
-        while not stop.is_set():
-            now = time.time()
-            parts = _shown(group)
-            with contextlib.suppress(*TRANSIENT):
-                await database.execute(
-                    """INSERT INTO heartbeats (process, consumer, host, pid, beat_at, turned_at, partitions, counters)
-                       SELECT $1, name, $2, $3, now(), now() - make_interval(secs => idle), partitions, counters::jsonb
-                       FROM unnest($4::text[], $5::float8[], $6::int[], $7::text[]) AS v (name, idle, partitions, counters)
-                       ON CONFLICT (process, consumer) DO UPDATE SET beat_at = excluded.beat_at,
-                         turned_at = excluded.turned_at, partitions = excluded.partitions, counters = excluded.counters""",
-                    self._process,
-                    socket.gethostname(),
-                    os.getpid(),
-                    [part.name for part in parts],
-                    [now - part.vitals.turned_at for part in parts],
-                    [part.vitals.partitions for part in parts],
-                    [to_json(part.vitals.shown()).decode() for part in parts],
-                )
-            await asyncio.sleep(BEAT_S)
-
-    async def _silence(self, engine: Engine, running: dict[str, list[Runs]]) -> None:
-        for schema in running:
-            with contextlib.suppress(*TRANSIENT):
-                await engine.databases[schema].execute(
-                    "DELETE FROM heartbeats WHERE process = $1", self._process
-                )
+            for schema in running:
+                await silence(engine.databases[schema], self._process)
 
 
 def _shown(parts: list[Runs]) -> list[Shows]:
