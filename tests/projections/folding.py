@@ -7,6 +7,7 @@ from typing import Any
 
 from events import KeyMark, Message, marked, type_of
 from infra.runtime.catalog import ProjectionWiring, discover
+from infra.runtime.catalog.projection_wiring import fields
 from infra.runtime.catalog.signatures import META, NOW
 from projections import Row
 from tests.given import META_OF_TESTS, NOON, assert_serialises
@@ -20,7 +21,7 @@ def folded(wiring: ProjectionWiring, events: Iterable[Message]) -> Rows:
     rows: Rows = {}
     for event in events:
         for fold in wiring.folds[type_of(type(event))]:
-            key = (fold.row, *fold.key_of(event))
+            key = (fold.row, *fields(fold.paths)(event))
             if None in key:
                 continue
             plain = {NOW: NOON, META: META_OF_TESTS}

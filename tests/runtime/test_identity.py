@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infra.runtime.messages.ids import derived_id, inbox_key, payload_hash
+from infra.runtime.messages.ids import content_hash, derived_id, inbox_key, payload_hash
 
 PARTS = ("payments", "acme", "crm", "message-1", "0")
 
@@ -14,6 +14,12 @@ def test_ids_are_permanent() -> None:
     assert str(derived_id(*PARTS)) == "1d35cc54-83c4-8078-af0d-29ed9bc94d49"
     assert derived_id(*PARTS).version == 8
     assert derived_id(*PARTS).variant == "specified in RFC 4122"
+
+
+def test_what_the_inbox_holds_is_permanent() -> None:
+    for _ in range(2):
+        assert inbox_key("payments", 1, "acme", "crm", "message-1") == "34158339ca82b0cf66756ae1bc9c9c4f"
+        assert content_hash("payments.PaymentCompleted", b"{}") == -8256309439136362741
 
 
 def test_each_part_counts() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from operator import attrgetter
 from typing import Any, Literal
 
@@ -20,7 +19,7 @@ from projections import Contains, Projection, Query, Row, Since, Until
 BOUNDS = (Since, Until, Contains)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class FoldWiring:
     """One projection function: which event, into which row, and where the key columns are found in the event."""
 
@@ -28,11 +27,6 @@ class FoldWiring:
     row: type[Row]
     paths: tuple[str, ...]
     """For each key column, the field of the event that holds it: `amount.currency`."""
-
-    @cached_property
-    def key_of(self) -> Callable[[BaseModel], tuple[Any, ...]]:
-        """Give the key columns of the row that an event is folded into."""
-        return fields(self.paths)
 
 
 def fields(paths: Sequence[str]) -> Callable[[BaseModel], tuple[Any, ...]]:

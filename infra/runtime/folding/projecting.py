@@ -11,16 +11,17 @@ other processes wait for as little as possible.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from operator import attrgetter
+from typing import Any, Final, NoReturn
 from uuid import UUID
 
 from infra.errors import TriplaneError
 from infra.postgres.database import Connection
 from infra.postgres.writes import Writes
 from infra.runtime.catalog import FoldWiring, ProjectionWiring
-from infra.runtime.catalog.signatures import META, NOW
+from infra.runtime.catalog.signatures import META, NOW, Signature
 from infra.runtime.consuming.batch import BREATHE_EVERY, Outrun, outrun
 from infra.runtime.folding.injection import metadata_of
 from infra.runtime.folding.read_models import ReadModel
@@ -39,18 +40,17 @@ TRIES: Final = 5
 class Cell:
     """One row in the hands of a batch."""
 
-    tenant: str
-    columns: tuple[Any, ...]
-    """The key columns without the tenant."""
+    key: RowKey
+    columns: Any
+    """The key columns without the tenant: of several a tuple, of a single one the bare value."""
     stored: bool = False
     """Whether its table has it."""
     row: Row | None = None
     changed: bool = False
 
-    @property
-    def key(self) -> RowKey:
-        """The primary key."""
-        return (self.tenant, *self.columns)
+
+Reach = list[tuple[Signature, Callable[[Row], Any], Cell]]
+"""The rows that one message is folded into: by which function, and what gives such a row's key columns."""
 
 
 class WrongRow(TriplaneError):
@@ -72,15 +72,13 @@ class Projecting:
         self._cells: dict[type[Row], dict[RowKey, Cell]] = {kind: {} for kind in wiring.rows}
         self._last: frozenset[type[Row]] = frozenset()
         """What is locked, folded and written last."""
-        self._reach: dict[int, list[tuple[FoldWiring, Cell]]] = {}
-        self._reach_last: dict[int, list[tuple[FoldWiring, Cell]]] = {}
+        self._reach: dict[int, Reach] = {}
         self._folded: list[Incoming] = []
 
     def keys(self, incoming: Incoming) -> tuple[str, ...]:
         """Name the rows that a message reaches."""
-        tenant = incoming.envelope.tenant
         return tuple(
-            ":".join((self._models[fold.row].view, tenant, *map(str, fold.key_of(incoming.message))))
+            ":".join((self._models[fold.row].view, *map(str, _key_of(fold)(incoming))))
             for fold in self._wiring.folds[incoming.contract.name]
         )
 
@@ -88,22 +86,33 @@ class Projecting:
         """Load the rows of a batch, table by table, in key order; lock those that others may reach."""
         if len(batch) >= LARGE:
             self._last = self._wiring.shared
+        first = self._cells.keys() - self._last
+        self._reach = dict(zip(map(id, batch), self._reached(batch, first), strict=True))
+        await self._load(tx, first)
+
+    def _reached(self, batch: Sequence[Incoming], kinds: Collection[type[Row]]) -> list[Reach]:
+        """Find the rows of some kinds that each message is folded into."""
+        folds = {
+            name: [
+                (fold.signature, _key_of(fold), self._models[fold.row].key_of, self._cells[fold.row])
+                for fold in self._wiring.folds[name]
+                if fold.row in kinds
+            ]
+            for name in {incoming.contract.name for incoming in batch}
+        }
+        reached: list[Reach] = []
         for incoming in batch:
-            tenant = incoming.envelope.tenant
-            first: list[tuple[FoldWiring, Cell]] = []
-            last: list[tuple[FoldWiring, Cell]] = []
-            self._reach[id(incoming)], self._reach_last[id(incoming)] = first, last
-            for fold in self._wiring.folds[incoming.contract.name]:
-                columns = fold.key_of(incoming.message)
-                if None in columns:
+            mine: Reach = []
+            for signature, key_of, columns_of, cells in folds[incoming.contract.name]:
+                key = key_of(incoming)
+                if None in key:
                     continue
-                cells = self._cells[fold.row]
-                key = (tenant, *columns)
                 cell = cells.get(key)
                 if cell is None:
-                    cell = cells[key] = Cell(tenant, columns)
-                (last if fold.row in self._last else first).append((fold, cell))
-        await self._load(tx, self._cells.keys() - self._last)
+                    cell = cells[key] = Cell(key, key[1] if len(key) == 2 else key[1:])
+                mine.append((signature, columns_of, cell))
+            reached.append(mine)
+        return reached
 
     async def _load(self, tx: Connection, kinds: Collection[type[Row]]) -> None:
         for kind in self._in_order(kinds):
@@ -125,26 +134,28 @@ class Projecting:
         self._fold(incoming, self._reach[id(incoming)])
         self._folded.append(incoming)
 
-    def _fold(self, incoming: Incoming, reached: Iterable[tuple[FoldWiring, Cell]]) -> None:
+    def _fold(self, incoming: Incoming, reached: Reach) -> None:
         before: list[tuple[Cell, Row | None, bool]] = []
+        message = incoming.message
         try:
-            for fold, cell in reached:
-                injected = _injected(fold, incoming) if fold.signature.needs else {}
-                after: Row | None = fold.signature.function(incoming.message, cell.row, **injected)
-                if after is not None:
-                    self._check_key(fold, cell, after)
-                before.append((cell, cell.row, cell.changed))
+            for signature, columns_of, cell in reached:
+                row = cell.row
+                after: Row | None = (
+                    signature.function(message, row, **_injected(signature, incoming))
+                    if signature.needs
+                    else signature.function(message, row)
+                )
+                if after is not None and columns_of(after) != cell.columns:
+                    self._refuse_other_key()
+                before.append((cell, row, cell.changed))
                 cell.row, cell.changed = after, True
         except Exception:
             for cell, row, changed in reversed(before):
                 cell.row, cell.changed = row, changed
             raise
 
-    def _check_key(self, fold: FoldWiring, cell: Cell, row: Row) -> None:
-        if self._models[fold.row].key_of(row) != cell.columns:
-            raise WrongRow(
-                f"{self._wiring.name}: a row's key columns may not change; delete it and make another"
-            )
+    def _refuse_other_key(self) -> NoReturn:
+        raise WrongRow(f"{self._wiring.name}: a row's key columns may not change; delete it and make another")
 
     async def save(self, tx: Connection, writes: Writes) -> None:
         """Write every changed row once, and take away deleted ones."""
@@ -152,24 +163,25 @@ class Projecting:
         if not self._last:
             return
         await writes.send(tx)
+        last = self._reached(self._folded, self._last)
         for _ in range(TRIES):
             try:
                 # All that has been written stays, where another process was first with one of these.
                 async with tx.transaction():
-                    await self._fold_last(tx, writes)
+                    await self._fold_last(tx, writes, last)
             except Outrun:
                 self._forget_last()
             else:
                 return
         raise Outrun(f"{self._wiring.name}: other processes make the same rows, {TRIES} times")
 
-    async def _fold_last(self, tx: Connection, writes: Writes) -> None:
+    async def _fold_last(self, tx: Connection, writes: Writes, last: Sequence[Reach]) -> None:
         await self._load(tx, self._last)
-        for number, incoming in enumerate(self._folded, 1):
+        for number, (incoming, reached) in enumerate(zip(self._folded, last, strict=True), 1):
             if number % BREATHE_EVERY == 0:
                 await asyncio.sleep(0)
             try:
-                self._fold(incoming, self._reach_last[id(incoming)])
+                self._fold(incoming, reached)
             except Exception as raised:
                 raise FoldedTooLate(f"{self._wiring.name}: {raised!r}") from raised
         await self._write(writes, self._last)
@@ -195,13 +207,18 @@ class Projecting:
             model.delete(writes, [cell.key for cell in cells if cell.stored and cell.row is None])
 
     async def _values(self, model: ReadModel, cells: Iterable[Cell]) -> list[tuple[Any, ...]]:
-        return await dump_rows(self._codec, model, [(cell.tenant, cell.row) for cell in cells if cell.row])
+        return await dump_rows(self._codec, model, [(cell.key[0], cell.row) for cell in cells if cell.row])
 
 
-def _injected(fold: FoldWiring, incoming: Incoming) -> dict[str, Any]:
+def _key_of(fold: FoldWiring) -> Callable[[Incoming], RowKey]:
+    """Give what reads the key of the row that a message is folded into: in C, as it is done for each message and row."""
+    return attrgetter("envelope.tenant", *(f"message.{path}" for path in fold.paths))
+
+
+def _injected(signature: Signature, incoming: Incoming) -> dict[str, Any]:
     return {
         name: metadata_of(incoming.envelope) if need == META else incoming.record.at
-        for name, need in fold.signature.needs.items()
+        for name, need in signature.needs.items()
         if need in {META, NOW}
     }
 

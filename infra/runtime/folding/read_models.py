@@ -9,6 +9,7 @@ from datetime import date, datetime
 from decimal import Decimal
 from enum import Enum
 from functools import cached_property
+from operator import attrgetter
 from typing import Any, Literal, cast, get_args, get_origin
 from uuid import UUID
 
@@ -72,9 +73,9 @@ class ReadModel:
         return ("tenant", *self.key)
 
     @cached_property
-    def key_of(self) -> Callable[[Row], tuple[Any, ...]]:
-        """Give a row's key columns."""
-        return fields(self.key)
+    def key_of(self) -> Callable[[Row], Any]:
+        """Give a row's key columns: of several a tuple, of a single one the bare value."""
+        return attrgetter(*self.key)
 
     @cached_property
     def values_of(self) -> Callable[[Row], tuple[Any, ...]] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from hashlib import blake2b
 from uuid import UUID
 
@@ -34,13 +35,28 @@ def inbox_key(consumer: str, generation: int, tenant: str, source: str, message_
 
     The database keeps it as a uuid; as text it is made, hashed and sorted several times faster.
     """
-    scope = f"{consumer}\0{generation}\0{tenant}\0{source}\0{message_id}"
-    return blake2b(scope.encode(), digest_size=16, person=b"triplane-inbox").hexdigest()
+    digest = _inbox_scope(consumer, generation, tenant, source).copy()
+    digest.update(message_id.encode())
+    return digest.hexdigest()
+
+
+@lru_cache(maxsize=4096)
+def _inbox_scope(consumer: str, generation: int, tenant: str, source: str) -> blake2b:
+    """Begin the digests of what many messages share: to go on from there takes a third of the time."""
+    scope = f"{consumer}\0{generation}\0{tenant}\0{source}\0"
+    return blake2b(scope.encode(), digest_size=16, person=b"triplane-inbox")
 
 
 def content_hash(kind: str, body: bytes) -> int:
     """Give a signed 64-bit digest of a message's type and body, to tell a duplicate from another under the same id."""
-    return payload_hash(b"%b\0%b" % (kind.encode(), body))
+    digest = _of_kind(kind).copy()
+    digest.update(body)
+    return int.from_bytes(digest.digest(), "big", signed=True)
+
+
+@lru_cache(maxsize=1024)
+def _of_kind(kind: str) -> blake2b:
+    return blake2b(b"%b\0" % kind.encode(), digest_size=8)
 
 
 def payload_hash(value: bytes) -> int:
