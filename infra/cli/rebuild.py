@@ -7,7 +7,7 @@ import getpass
 import os
 import signal
 import sys
-from collections.abc import AsyncGenerator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Coroutine
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from infra.runtime.catalog import ProjectionWiring
     from infra.runtime.engine import Engine
     from infra.runtime.operating import rebuild_acts
-    from infra.runtime.operating.diffing import TableDiff
+    from infra.runtime.operating.rebuild_acts import Compared
 
 commands = typer.Typer()
 
@@ -109,9 +109,9 @@ async def _rebuild(wiring: ProjectionWiring, parallel: int, why: str, *, yes: bo
                 it.step, f"{it.done}/{it.total} events ({share} %), {it.rate:,.0f}/s, {it.lag} behind{left}"
             )
 
-        async def agree(diff: Sequence[TableDiff]) -> bool:
+        async def agree(compared: Compared) -> bool:
             progress.line()
-            for line in _lines(diff):
+            for line in _lines(compared):
                 progress.line(line)
             return yes or await _asked(f"switch readers of {model} to it? [y/N] ", stop)
 
@@ -150,9 +150,17 @@ async def _asked(question: str, stop: asyncio.Event) -> bool:
     return ready.is_set() and sys.stdin.readline().strip().lower() in {"y", "yes"}
 
 
-def _lines(diff: Sequence[TableDiff]) -> list[str]:
+def _lines(compared: Compared) -> list[str]:
     lines: list[str] = []
-    for it in diff:
+    if compared.superfluous:
+        lines.append(
+            f"nothing is behind its code: generation {compared.serving} is built from this code already"
+        )
+    if compared.gives_up is not None:
+        lines.append(
+            f"generation {compared.gives_up} is kept up to date no more after a switch: the way back is to {compared.serving}"
+        )
+    for it in compared.tables:
         counts = (
             f"{it.new} new, {it.gone} gone, {it.changed} changed"
             if it.comparable
@@ -167,6 +175,8 @@ def _lines(diff: Sequence[TableDiff]) -> list[str]:
         ):
             if columns:
                 lines.append(f"  columns {said}: {', '.join(columns)}")
+        if it.moves_to:
+            lines.append(f"  SQL finds it as read.{it.moves_to}; the view before keeps the rows before")
         for row in it.sample:
             key = ", ".join(f"{name} {value}" for name, value in row.key.items())
             columns = ", ".join(f"{name} {was!r} -> {now!r}" for name, (was, now) in row.columns.items())
@@ -188,7 +198,9 @@ async def _roll_back(wiring: ProjectionWiring, why: str) -> Code:
         f"{wiring.projection.name}: generation {done.generation} serves again, {done.before} stands by; "
         f"forward, when its code is mended: triplane rebuild {wiring.projection.name}"
     )
-    if not done.fits:
+    if not done.attended:
+        typer.echo(f"nobody works for {wiring.name}: start a worker (triplane work projections)", err=True)
+    elif not done.fits:
         typer.echo(
             "this code does not fold it: keep the release before running, or go forward before you end it",
             err=True,
@@ -210,7 +222,7 @@ async def _cancel(wiring: ProjectionWiring, why: str) -> Code:
 def _asker(why: str) -> rebuild_acts.Asker:
     from infra.runtime.operating.rebuild_acts import Asker
 
-    async def agree(_: Sequence[TableDiff]) -> bool:
+    async def agree(_: Compared) -> bool:
         return True
 
     return Asker(getpass.getuser(), why, lambda _: None, agree)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -32,11 +32,10 @@ from infra.runtime.folding.generations import READABLE, Behind, Generation
 from infra.runtime.intake.following import Following
 from infra.runtime.intake.outcomes import Fact, Outcome, Outcomes
 from infra.runtime.intake.tokens import Token
-from infra.runtime.operating import rebuilding, switching
+from infra.runtime.operating import rebuilding, rolling_back, switching
 from infra.runtime.operating.attendance import attendance
-from infra.runtime.operating.diffing import TableDiff
 from infra.runtime.operating.parked import discard_audited, parked
-from infra.runtime.operating.rebuild_acts import Asker, Progress
+from infra.runtime.operating.rebuild_acts import Asker, Compared, Progress
 from infra.runtime.operating.rebuilding import Rebuild, cancel
 from infra.runtime.operating.rolling_back import RolledBack, roll_back
 from infra.settings import Settings
@@ -251,7 +250,7 @@ async def test_one_rebuild_at_a_time_and_the_second_operator_hears_of_the_first(
     await given(site, 100)
     waits, goes_on = asyncio.Event(), asyncio.Event()
 
-    async def agree(_: Sequence[TableDiff]) -> bool:
+    async def agree(_: Compared) -> bool:
         waits.set()
         await goes_on.wait()
         return True
@@ -277,7 +276,7 @@ async def test_a_rebuild_whose_process_is_gone_is_told_as_half_built_at_once(
     monkeypatch.setattr("os.getpid", lambda: GONE)
     told = ""
 
-    async def agree(_: Sequence[TableDiff]) -> bool:
+    async def agree(_: Compared) -> bool:
         nonlocal told
         told = (await said(site, site.catalog))["building"]
         return False
@@ -465,6 +464,7 @@ async def test_a_column_of_another_type_makes_a_new_version_of_the_view(site: Si
     assert await fills(site) == 70, "analysts' SQL does not break"
     assert {row["fills"] for row in await site.rows("colours_v2")} == {10 * "x"}
     assert list(heard.diff[0].columns_retyped) == ["fills"]
+    assert [it.moves_to for it in heard.diff] == ["colours_v2", None]
     assert (await site.generations())[2].views == {
         "colours": "colours_v2",
         "colours_basket": "colours_basket",
@@ -475,14 +475,20 @@ async def test_a_column_of_another_type_makes_a_new_version_of_the_view(site: Si
         await site.until(
             lambda: _is(site, "SELECT sum(length(fills)) FROM read.colours_v2 WHERE tenant = $1", 77)
         )
-        with pytest.raises(Refused, match="no worker of the release that built it runs"):
+        with pytest.raises(Refused, match="start workers of the release that built it first"):
             await roll_back(engine, site.wiring(catalog=new), Heard().asker(), _at_once())
+        async with site.engine() as before:
+            with pytest.raises(Refused, match="generation 1 is folded by no worker"):
+                await roll_back(before, site.wiring(), Heard().asker(), _at_once())
     async with site.working(), site.engine() as engine:
         await site.until(lambda: _is(site, "SELECT sum(fills) FROM read.colours WHERE tenant = $1", 77))
         assert await roll_back(engine, site.wiring(), Heard().asker(), asyncio.Event()) == RolledBack(2, 1)
         assert sum(it["fills"] for it in await site.ask(engine)) == 77
     await site.rebuild(catalog=new)
     assert (await site.generations())[3].views["colours"] == "colours_v2"
+    await site.rebuild(heard)
+    assert heard.diff[0].moves_to == "colours", "code that comes back has the view that it had"
+    assert await fills(site) == 77
 
 
 def _at_once() -> asyncio.Event:
@@ -662,10 +668,41 @@ async def test_back_to_the_generation_before_and_no_further(site: Site, tmp_path
             await roll_back(engine, wiring, Heard().asker(), asyncio.Event())
         await site.rebuild(catalog=new)
         await site.publish(filled(10))
-        assert await roll_back(engine, wiring, Heard().asker(), asyncio.Event()) == RolledBack(2, 1)
+        back = await roll_back(engine, wiring, Heard().asker(), asyncio.Event())
+        assert back == RolledBack(2, 1, attended=False)
         assert await roll_back(engine, wiring, Heard().asker(), asyncio.Event()) is None
     assert await standings(site) == ["active", "standby"]
     assert await acts(site) == [f"Rebuild{it} by alice" for it in ("Started", "Switched", "RolledBack")]
+
+
+async def test_nobody_goes_back_while_the_next_one_is_built(site: Site) -> None:
+    await given(site, 100)
+    await site.rebuild()
+    refused = ""
+
+    async def agree(_: Compared) -> bool:
+        nonlocal refused
+        async with site.engine() as other:
+            with pytest.raises(Refused) as raised:
+                await roll_back(other, site.wiring(), Heard().asker("bob"), asyncio.Event())
+        refused = str(raised.value)
+        return True
+
+    async with site.engine() as engine:
+        asker = Asker("alice", "asked for", lambda _: None, agree)
+        assert (await Rebuild(engine, site.wiring(), asker).run(asyncio.Event())).switched
+    assert refused.startswith("alice on")
+    assert await standings(site) == ["retired", "standby", "active"]
+
+
+async def test_before_a_switch_operators_hear_what_it_gives_up(site: Site, tmp_path: Path) -> None:
+    await given(site, 100)
+    new, heard = changed(tmp_path, TWICE), Heard()
+    await site.rebuild(heard, new)
+    assert heard.compared is not None
+    assert (heard.compared.superfluous, heard.compared.gives_up) == (False, None)
+    await site.rebuild(heard, new)
+    assert (heard.compared.superfluous, heard.compared.gives_up, heard.compared.serving) == (True, 1, 2)
 
 
 async def test_after_its_time_the_earlier_generation_goes_with_its_tables(site: Site) -> None:
@@ -732,7 +769,8 @@ def answer_lost(monkeypatch: pytest.MonkeyPatch) -> None:
             raise asyncpg.ConnectionDoesNotExistError("connection was closed in the middle of operation")
         return done
 
-    monkeypatch.setattr(rebuilding, "switch", lossy)
+    for module in (rebuilding, rolling_back):
+        monkeypatch.setattr(module, "switch", lossy)
 
 
 @pytest.mark.usefixtures("answer_lost")
@@ -752,7 +790,8 @@ async def test_a_rollback_whose_answer_is_lost_is_found_to_be_done(
     async with site.engine() as engine:
         stopped = asyncio.Event()
         stopped.set()
-        assert await roll_back(engine, site.wiring(), Heard().asker(), stopped) == RolledBack(2, 1)
+        back = await roll_back(engine, site.wiring(), Heard().asker(), stopped)
+    assert back == RolledBack(2, 1, attended=False)
     assert await standings(site) == ["active", "standby"]
 
 

@@ -34,7 +34,7 @@ from infra.runtime.catalog import Catalog, ProjectionWiring
 from infra.runtime.engine import Engine, open_engine
 from infra.runtime.folding.generations import Generation, generations
 from infra.runtime.operating.diffing import TableDiff
-from infra.runtime.operating.rebuild_acts import Asker, Progress
+from infra.runtime.operating.rebuild_acts import Asker, Compared, Progress
 from infra.runtime.operating.rebuilding import Rebuild, Rebuilt
 from infra.runtime.running import workers
 from infra.runtime.running.workers import Workers
@@ -73,13 +73,18 @@ class Heard:
 
     agrees: bool = True
     steps: list[Progress] = field(default_factory=list[Progress])
-    diff: Sequence[TableDiff] = ()
+    compared: Compared | None = None
+
+    @property
+    def diff(self) -> Sequence[TableDiff]:
+        """What differs, table by table."""
+        return () if self.compared is None else self.compared.tables
 
     def asker(self, who: str = "alice") -> Asker:
         """Give who asks."""
 
-        async def agree(diff: Sequence[TableDiff]) -> bool:
-            self.diff = diff
+        async def agree(compared: Compared) -> bool:
+            self.compared = compared
             return self.agrees
 
         return Asker(who, "asked for", self.steps.append, agree)

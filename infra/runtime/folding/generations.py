@@ -92,6 +92,11 @@ class Generation:
         """Whether workers fold it."""
         return self.candidate or self.standing in {"active", "standby"}
 
+    @property
+    def shown(self) -> dict[str, str]:
+        """The views that show its tables; none before it serves."""
+        return {base: view for base, view in self.views.items() if view is not None}
+
     def fits(self, wiring: ProjectionWiring) -> bool:
         """Whether this process can read and write its rows."""
         return self.shape == shape(wiring)

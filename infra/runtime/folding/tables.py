@@ -100,28 +100,38 @@ async def ensure_indexes(tx: Connection, wiring: ProjectionWiring, generation: i
         )
 
 
-async def show(
+async def view_names(
     tx: Connection, wiring: ProjectionWiring, generation: int, serving: Mapping[str, str]
 ) -> dict[str, str]:
-    """Let views show a generation; give the name of each, by that of version 1.
+    """Give the name of the view that is to show each table of a generation, by that of version 1.
 
     `serving` are the views that show the serving generation. One of them is kept where columns are only added to it;
-    a shape that loses or retypes a column gets a view of a new version, and the old one stays where it is.
+    a shape that loses or retypes a column gets the newest other version that has no column which the shape lacks, or a new
+    one, and the view of the serving generation stays where it is.
     """
     tables = await stored_columns(
         tx, "projections", [f"{view}_g{generation}" for view in wiring.rows.values()]
     )
     chosen: dict[str, str] = {}
+    for base in wiring.rows.values():
+        versions = await _versions(tx, base)
+        candidates = [it for it in (serving.get(base), *reversed(versions)) if it in versions]
+        fitting = (it for it in candidates if it and appends(versions[it], tables[f"{base}_g{generation}"]))
+        unused = base if not versions else f"{base}_v{max(map(_version, versions)) + 1}"
+        chosen[base] = next(fitting, unused)
+    return chosen
+
+
+async def show(
+    tx: Connection, wiring: ProjectionWiring, generation: int, serving: Mapping[str, str]
+) -> dict[str, str]:
+    """Let views show a generation, those that `view_names` gives, and give them."""
+    chosen = await view_names(tx, wiring, generation, serving)
+    shown = await stored_columns(tx, "read", list(chosen.values()))
     for row, base in wiring.rows.items():
         model = read_model(row, base, generation)
-        columns = tables[model.table]
-        versions = await _versions(tx, base)
-        candidates = [it for it in (serving.get(base), next(reversed(versions), None)) if it in versions]
-        name = next((it for it in candidates if it and appends(versions[it], columns)), None)
-        if name is None:
-            name = base if not versions else f"{base}_v{max(map(_version, versions)) + 1}"
-        await _make_view(tx, model, name, versions.get(name, {}), columns)
-        chosen[base] = name
+        stored = await stored_columns(tx, "projections", [model.table])
+        await _make_view(tx, model, chosen[base], shown.get(chosen[base], {}), stored[model.table])
     return chosen
 
 

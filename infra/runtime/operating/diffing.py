@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from infra.postgres.database import Connection
 from infra.runtime.catalog import ProjectionWiring
 from infra.runtime.folding.generations import Generation
-from infra.runtime.folding.tables import Columns, models_of, stored_columns
+from infra.runtime.folding.tables import Columns, models_of, stored_columns, view_names
 
 SAMPLE: Final = 5
 PATIENCE_S: Final = 3_600.0
@@ -35,6 +35,7 @@ class TableDiff:
     """What differs in one table."""
 
     view: str
+    """The name that tables and views of all generations have in common."""
     rows_before: int = 0
     rows: int = 0
     gone: int = 0
@@ -48,6 +49,8 @@ class TableDiff:
     personal: Sequence[str] = ()
     """Columns of which only whether there is a value was compared."""
     sample: Sequence[Sample] = field(default_factory=tuple[Sample, ...])
+    moves_to: str | None = None
+    """The view that is to show it after the switch, where that is another one than before."""
 
     @property
     def same(self) -> bool:
@@ -64,11 +67,14 @@ async def compare(
     bases = sorted({*before.views, *models})
     old = await stored_columns(tx, "projections", [f"{it}_g{before.number}" for it in bases])
     new = await stored_columns(tx, "projections", [f"{it}_g{after}" for it in bases])
+    names = await view_names(tx, wiring, after, before.shown)
     found: list[TableDiff] = []
     for base in bases:
         was, now = f"{base}_g{before.number}", f"{base}_g{after}"
         personal = {it.name for it in models[base].columns if it.personal} if base in models else set[str]()
-        found.append(await _table(tx, base, (was, old.get(was, {})), (now, new.get(now, {})), personal))
+        diff = await _table(tx, base, (was, old.get(was, {})), (now, new.get(now, {})), personal)
+        name = names.get(base)
+        found.append(replace(diff, moves_to=name if name != before.shown.get(base, base) else None))
     return found
 
 

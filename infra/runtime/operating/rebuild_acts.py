@@ -6,7 +6,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from events import Event
+from infra.errors import Refused
+from infra.runtime.catalog import ProjectionWiring
 from infra.runtime.engine import Engine
+from infra.runtime.folding.generations import Generation, of_standing
 from infra.runtime.operating import acts
 from infra.runtime.operating.diffing import TableDiff
 
@@ -28,14 +31,39 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
+class Compared:
+    """What a switch would change."""
+
+    serving: int
+    """The generation that serves so far."""
+    superfluous: bool
+    """Whether that is built from this very code."""
+    gives_up: int | None
+    """The generation that stands by so far, to go back to, and is not kept up to date after a switch."""
+    tables: Sequence[TableDiff]
+
+
+@dataclass(frozen=True, slots=True)
 class Asker:
     """Who rebuilds, and what they want to hear and be asked."""
 
     who: str
     why: str
     tell: Callable[[Progress], None]
-    agree: Callable[[Sequence[TableDiff]], Awaitable[bool]]
-    """Whether to switch, given what differs."""
+    agree: Callable[[Compared], Awaitable[bool]]
+    """Whether to switch."""
+
+
+def half_built(wiring: ProjectionWiring, known: list[Generation]) -> Generation | None:
+    """Give the generation that somebody has left half-built, if there is one; raise `Refused` while they are at it."""
+    building = of_standing(known, "building")
+    if building is not None and building.lease is not None and not building.lease.left:
+        since = building.lease.since.strftime("%H:%M:%S UTC")
+        raise Refused(
+            f"{building.lease.holder} is rebuilding {wiring.projection.name} since {since}: "
+            "wait for it, or stop it there with Ctrl-C"
+        )
+    return building
 
 
 async def record(engine: Engine, act: Event, asker: Asker) -> None:

@@ -11,9 +11,9 @@ import os
 import socket
 import time
 from asyncio.subprocess import DEVNULL
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final
 from uuid import uuid4
@@ -39,8 +39,8 @@ from infra.runtime.folding.tables import drop, ensure_indexes
 from infra.runtime.operating import acts
 from infra.runtime.operating.attendance import attendance
 from infra.runtime.operating.building import Bounded, bounded, folding, topics_of
-from infra.runtime.operating.diffing import TableDiff, compare
-from infra.runtime.operating.rebuild_acts import Asker, Progress, record
+from infra.runtime.operating.diffing import compare
+from infra.runtime.operating.rebuild_acts import Asker, Compared, Progress, half_built, record
 from infra.runtime.operating.switching import (
     AGAIN_S,
     PASSING,
@@ -66,7 +66,6 @@ TAKEN_OVER_S: Final = 8.0
 LEFT_S: Final = 30.0
 """So long those that have begun may be away before it is given up: the time of a restart and more."""
 RESTS_S: Final = 0.02
-ATTEMPTS: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +78,8 @@ class Rebuilt:
     """Whether a worker has gone on with it."""
     events: int = 0
     seconds: float = 0.0
-    diff: Sequence[TableDiff] = field(default_factory=tuple[TableDiff, ...])
+    compared: Compared | None = None
+    """What the switch has changed, or would have."""
     returns: bool = True
     """Whether this code can fold what has served before, and so go back to it."""
 
@@ -115,7 +115,7 @@ class Rebuild:
                 either = _Either(stop, lost)
                 async with folding(self._engine, batcher, topics) as consumer:
                     built = await self._build(number, batcher, consumer, either)
-                    if not built.diff or not await self._asker.agree(built.diff):
+                    if built.compared is None or not await self._asker.agree(built.compared):
                         return built
                     if not await self._handed_over(number, either):
                         return await self._switch(built, either, consumer)
@@ -138,13 +138,7 @@ class Rebuild:
         """Begin a generation, or go on with the one that somebody has left; raise `Refused` while they are at it."""
         async with self._database.transaction() as tx:
             known = await locked(tx, self._wiring)
-            building = of_standing(known, "building")
-            if building is not None and building.lease is not None and not building.lease.left:
-                since = building.lease.since.strftime("%H:%M:%S UTC")
-                raise Refused(
-                    f"{building.lease.holder} is rebuilding {self._wiring.projection.name} since {since}: "
-                    "wait for it, or stop it there with Ctrl-C"
-                )
+            building = half_built(self._wiring, known)
             if building is not None and not building.current(self._wiring):
                 # The code has changed since it was begun: what it has would be of two kinds.
                 await _throw_away(tx, self._wiring, building)
@@ -207,7 +201,7 @@ class Rebuild:
     # -- the build --------------------------------------------------------------------------------------------------
 
     async def _build(self, number: int, batcher: Bounded, consumer: Consumer, stop: _Either) -> Rebuilt:
-        """Build and compare; without a diff, it was stopped before."""
+        """Build and compare; when it is stopped before, nothing was compared."""
         blue = await self._serving()
         self._from = sum((await positions(self._database, self._wiring, number)).values())
         far = await self._behind_blue(number, blue.number, batcher, consumer)
@@ -219,16 +213,16 @@ class Rebuild:
             await ensure_indexes(tx, self._wiring, number)
         for base in self._wiring.rows.values():
             await self._database.execute(f'ANALYZE "{base}_g{number}"')
-        diff: list[TableDiff] | None = None
-        while diff is None:
+        compared: Compared | None = None
+        while compared is None:
             await self._behind_blue(number, blue.number, batcher, consumer)
             if consumer.vitals.partitions:
                 with contextlib.suppress(*PASSING):
-                    diff = await self._compare(blue, batcher)
-            if await stop.within(0 if diff else LOOK_S):
+                    compared = await self._compare(blue, batcher)
+            if await stop.within(0 if compared else LOOK_S):
                 return await self._ended(number, stop)
         batcher.limits = None
-        return replace(await self._ended(number, stop), diff=diff)
+        return replace(await self._ended(number, stop), compared=compared)
 
     async def _serving(self) -> Generation:
         return serving(self._wiring, await generations(self._database, self._wiring))
@@ -284,7 +278,7 @@ class Rebuild:
         self._asker.tell(Progress(step, done, total, rate))
         return max(0, total - done)
 
-    async def _compare(self, blue: Generation, batcher: Bounded) -> list[TableDiff]:
+    async def _compare(self, blue: Generation, batcher: Bounded) -> Compared:
         """Compare both generations at the same place: the serving one waits there for the moment of a snapshot only."""
         async with self._database.connection() as other:
             snapshot = other.transaction(isolation="repeatable_read", readonly=True)
@@ -295,9 +289,13 @@ class Rebuild:
                 await snapshot.start()
                 await other.execute("SELECT FROM generations LIMIT 1")
             try:
-                return await compare(other, self._wiring, blue, batcher.generation)
+                tables = await compare(other, self._wiring, blue, batcher.generation)
+                known = await generations(self._database, self._wiring)
             finally:
                 await snapshot.rollback()
+        earlier = of_standing(known, "standby")
+        gives_up = None if earlier is None else earlier.number
+        return Compared(blue.number, blue.current(self._wiring), gives_up, tables)
 
     # -- the switch -------------------------------------------------------------------------------------------------
 
@@ -328,7 +326,7 @@ class Rebuild:
         blue = await self._serving()
         while not await self._switched(built, stop, consumer):
             if await stop.within(AGAIN_S):
-                return replace(await self._ended(built.generation, stop), diff=built.diff)
+                return replace(await self._ended(built.generation, stop), compared=built.compared)
         taken_over = consumer is None or await self._begun_by_workers(blue, built.generation, stop)
         return replace(built, switched=True, taken_over=taken_over, returns=blue.fits(self._wiring))
 
@@ -353,15 +351,16 @@ class Rebuild:
                 return False
 
         async def note(blue: Generation) -> None:
-            incomparable = any(not it.comparable for it in built.diff)
+            tables = () if built.compared is None else built.compared.tables
+            incomparable = any(not it.comparable for it in tables)
             act = RebuildSwitched(
                 operation_id=acts.new_operation(),
                 model=self._wiring.projection.name,
                 before=blue.number,
                 generation=number,
-                rows_before=sum(it.rows_before for it in built.diff),
-                rows=sum(it.rows for it in built.diff),
-                rows_changed=-1 if incomparable else sum(it.gone + it.new + it.changed for it in built.diff),
+                rows_before=sum(it.rows_before for it in tables),
+                rows=sum(it.rows for it in tables),
+                rows_changed=-1 if incomparable else sum(it.gone + it.new + it.changed for it in tables),
                 who=self._asker.who,
                 why=self._asker.why,
                 at=datetime.now(UTC),
@@ -419,7 +418,7 @@ async def cancel(engine: Engine, wiring: ProjectionWiring, asker: Asker) -> int 
     """Throw away what is being built; give its number, `None` when nothing is. Raises `Refused` while somebody is at it."""
     database = engine.databases["projections"]
     async with database.transaction() as tx:
-        building = _unattended(await locked(tx, wiring))
+        building = half_built(wiring, await locked(tx, wiring))
         if building is None:
             return None
         await tx.execute(
@@ -431,7 +430,7 @@ async def cancel(engine: Engine, wiring: ProjectionWiring, asker: Asker) -> int 
         # Its tables go when workers have left them.
         await asyncio.sleep(LOOK_S)
     async with database.transaction() as tx:
-        building = _unattended(await locked(tx, wiring))
+        building = half_built(wiring, await locked(tx, wiring))
         if building is None:
             return None
         await _throw_away(tx, wiring, building)
@@ -445,11 +444,3 @@ async def cancel(engine: Engine, wiring: ProjectionWiring, asker: Asker) -> int 
         )
         await record(engine, act, asker)
     return building.number
-
-
-def _unattended(known: list[Generation]) -> Generation | None:
-    """Give the generation that is half-built, if there is one; raise `Refused` while somebody is at it."""
-    building = of_standing(known, "building")
-    if building is not None and building.lease is not None and not building.lease.left:
-        raise Refused(f"{building.lease.holder} is at it: stop it there with Ctrl-C first")
-    return building

@@ -19,7 +19,7 @@ from infra.runtime.folding.generations import Generation, generations, of_standi
 from infra.runtime.operating import acts
 from infra.runtime.operating.attendance import attendance
 from infra.runtime.operating.building import folding
-from infra.runtime.operating.rebuild_acts import Asker, record
+from infra.runtime.operating.rebuild_acts import Asker, half_built, record
 from infra.runtime.operating.switching import AGAIN_S, PASSING, switch
 
 ATTEMPTS: Final = 20
@@ -33,6 +33,8 @@ class RolledBack:
     generation: int
     fits: bool = True
     """Whether this code can fold what serves again."""
+    attended: bool = True
+    """Whether a worker folds it."""
 
 
 async def roll_back(
@@ -40,7 +42,8 @@ async def roll_back(
 ) -> RolledBack | None:
     """Let the generation serve that did before; `None` when it does already.
 
-    Raises `Refused` when there is none to go back to, or it cannot be brought to where readers are.
+    Raises `Refused` when there is none to go back to, somebody builds the next one, no worker would keep it up to date though
+    some run, or it cannot be brought to where readers are.
     """
     database = engine.databases["projections"]
     known = await generations(database, wiring)
@@ -52,11 +55,13 @@ async def roll_back(
         )
     if standby.number > active.number:
         return None
+    half_built(wiring, known)
     folded = (await attendance(engine, wiring, standby.number)).folding > 0
-    if not folded and not standby.fits(wiring):
+    others = (await attendance(engine, wiring, active.number)).processes
+    if not folded and (others or not standby.fits(wiring)):
         raise Refused(
-            f"generation {standby.number} has rows of another shape than this code, and no worker of the release that built "
-            "it runs to fold what has come since: start that release's workers first"
+            f"generation {standby.number} is folded by no worker, so what has come since and what comes would be missing in it: "
+            "start workers of the release that built it first"
         )
 
     async def note(blue: Generation) -> None:
@@ -82,7 +87,7 @@ async def roll_back(
                 if (stop.is_set() or not left) and not await _serves(database, wiring, standby.number):
                     raise Refused(f"not rolled back, and nothing was changed: {passing}") from passing
             else:
-                return RolledBack(blue.number, standby.number, standby.fits(wiring))
+                return RolledBack(blue.number, standby.number, standby.fits(wiring), folded)
             await asyncio.sleep(AGAIN_S)
 
 

@@ -101,11 +101,11 @@ async def switch(
             earlier = of_standing(known, "standby")
             if earlier is not None:
                 await stand(tx, wiring, earlier.number, "retired")
-            views = await show(tx, wiring, target, _shown(blue))
+            views = await show(tx, wiring, target, blue.shown)
         elif green.standing == "standby":
             # Two cannot stand by at once, not even for a moment.
             await stand(tx, wiring, target, "retired")
-            views = _shown(green)
+            views = green.shown
             await show_again(tx, target, views)
         else:
             raise NotYet(f"generation {target} is {green.standing}")
@@ -113,10 +113,6 @@ async def switch(
         await stand(tx, wiring, target, "active", views)
         await note(blue)
     return blue
-
-
-def _shown(generation: Generation) -> dict[str, str]:
-    return {base: view for base, view in generation.views.items() if view is not None}
 
 
 async def retire(database: Database, hours: float) -> list[str]:

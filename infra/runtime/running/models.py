@@ -23,8 +23,7 @@ from infra.runtime.consuming.consumer import Consumer, label
 from infra.runtime.consuming.first_start import register
 from infra.runtime.engine import Engine
 from infra.runtime.folding.generations import Generation, behind, generations, of_standing, serving, unfit
-from infra.runtime.operating.diffing import TableDiff
-from infra.runtime.operating.rebuild_acts import Asker, Progress
+from infra.runtime.operating.rebuild_acts import Asker, Compared, Progress
 from infra.runtime.operating.rebuilding import Rebuild
 from infra.runtime.publishing.wakeup import Wakeups
 from infra.runtime.vitals import Vitals
@@ -154,8 +153,8 @@ class Models:
                 said = time.monotonic()
                 log.info("rebuilding", model=model, done=progress.done, total=progress.total)
 
-        async def agree(diff: Sequence[TableDiff]) -> bool:
-            for it in diff:
+        async def agree(compared: Compared) -> bool:
+            for it in compared.tables:
                 log.info("rebuilt", view=it.view, rows=it.rows, new=it.new, gone=it.gone, changed=it.changed)
             return True
 
