@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from infra.runtime.engine import Engine
     from infra.runtime.operating import rebuild_acts
     from infra.runtime.operating.diffing import TableDiff
+    from infra.runtime.operating.rebuilding import Rebuilt
 
 commands = typer.Typer()
 
@@ -122,15 +123,23 @@ async def _rebuild(wiring: ProjectionWiring, parallel: int, why: str, *, yes: bo
         kept = f"generation {done.generation} is kept as far as it is; go on: triplane rebuild {model}"
         typer.echo(f"{kept}; give it up: triplane rebuild {model} --cancel", err=True)
         return Code.INTERRUPTED if stop.is_set() else Code.REFUSED
-    rate = done.events / max(0.001, done.seconds)
     back = "back" if done.returns else "back, as long as workers of the release before run"
     typer.echo(
-        f"{model}: generation {done.generation} serves; {done.events} events in {done.seconds:.1f} s ({rate:,.0f}/s); "
+        f"{model}: generation {done.generation} serves; {folded(done)}; "
         f"{back}: triplane rebuild {model} --rollback"
     )
     if not done.taken_over:
         typer.echo(f"nobody works for {wiring.name}: start a worker (triplane work projections)", err=True)
     return Code.DONE
+
+
+def folded(done: Rebuilt) -> str:
+    """Say what a rebuild has folded, and what it found folded by an earlier run of the same."""
+    if done.before and not done.events:
+        return f"all its {done.before} events were folded before"
+    rate = done.events / max(0.001, done.seconds)
+    now = f"{done.events} events in {done.seconds:.1f} s ({rate:,.0f}/s)"
+    return f"{done.before} events were folded before, {now}" if done.before else now
 
 
 async def _asked(question: str, stop: asyncio.Event) -> bool:

@@ -18,6 +18,7 @@ import pytest
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from infra.cli.rebuild import folded
 from infra.errors import Refused
 from infra.kafka.admin import PARTITIONS
 from infra.postgres.database import open_database
@@ -238,6 +239,7 @@ async def test_an_interrupted_rebuild_goes_on_and_one_of_other_code_begins_anew(
     again = await site.rebuild()
     assert (again.generation, again.switched) == (2, True)
     assert 0 < again.events == read["whole"] - read["far"] < read["whole"]
+    assert folded(again).startswith(f"{read['far']} events were folded before, {again.events} events in ")
     assert await fills(site) == 800
 
     assert not (await site.rebuild(Heard(agrees=False))).switched
@@ -245,6 +247,15 @@ async def test_an_interrupted_rebuild_goes_on_and_one_of_other_code_begins_anew(
     assert anew.generation == 4
     assert await fills(site) == 1_600
     assert await standings(site) == ["retired", "standby", "retired", "active"]
+
+
+async def test_what_was_built_before_a_no_is_used_after_a_yes_and_told(site: Site) -> None:
+    await given(site, 100)
+    no = await site.rebuild(Heard(agrees=False))
+    yes = await site.rebuild()
+    assert (no.switched, yes.switched, yes.generation) == (False, True, no.generation)
+    assert folded(no).startswith(f"{no.events} events in ")
+    assert folded(yes) == f"all its {no.events} events were folded before"
 
 
 async def test_one_rebuild_at_a_time_and_the_second_operator_hears_of_the_first(site: Site) -> None:

@@ -77,6 +77,8 @@ class Rebuilt:
     switched: bool = False
     taken_over: bool = False
     """Whether a worker has gone on with it."""
+    before: int = 0
+    """How many events an earlier run had folded, which this one went on from."""
     events: int = 0
     seconds: float = 0.0
     diff: Sequence[TableDiff] = field(default_factory=tuple[TableDiff, ...])
@@ -256,7 +258,9 @@ class Rebuild:
                 f"another process has taken the rebuild of {self._wiring.projection.name} over; it goes on there"
             )
         done = sum((await positions(self._database, self._wiring, number)).values())
-        return Rebuilt(number, events=done - self._from, seconds=time.monotonic() - self._began)
+        return Rebuilt(
+            number, before=self._from, events=done - self._from, seconds=time.monotonic() - self._began
+        )
 
     async def _behind_blue(self, number: int, blue: int, batcher: Bounded, consumer: Consumer) -> int:
         """Move the limits to where the serving generation stands by now; say how many events that is away."""
