@@ -46,14 +46,15 @@ def rebuild(
         msg = "say --rollback or --cancel, not both"
         raise CommandError(msg, Code.USAGE)
     wiring = _wiring(model)
+    if cancel:
+        _run(_cancel(wiring, why or "asked for", yes=yes))
+        return
     if not yes and not sys.stdin.isatty():
-        would = "throw away what is being built of" if cancel else "change what readers see of"
-        msg = f"this would {would} {model}: say --yes to do it without a question"
+        msg = f"this would change what readers see of {model}: say --yes to do it without a question"
         raise CommandError(msg, Code.REFUSED)
-    if rollback or cancel:
-        what = "serve the generation before again" if rollback else "throw away what is being built"
-        confirm(f"{model}: {what}", yes=yes)
-        _run(_roll_back(wiring, why or "asked for") if rollback else _cancel(wiring, why or "asked for"))
+    if rollback:
+        confirm(f"{model}: serve the generation before again", yes=yes)
+        _run(_roll_back(wiring, why or "asked for"))
     else:
         _run(_rebuild(wiring, parallel, why or "asked for", yes=yes))
 
@@ -205,10 +206,14 @@ async def _roll_back(wiring: ProjectionWiring, why: str) -> Code:
     return Code.DONE
 
 
-async def _cancel(wiring: ProjectionWiring, why: str) -> Code:
+async def _cancel(wiring: ProjectionWiring, why: str, *, yes: bool) -> Code:
+    from infra.runtime.folding.generations import generations, of_standing
     from infra.runtime.operating.rebuilding import cancel
 
     async with _opened() as (engine, _):
+        # Nobody is asked about nothing.
+        if of_standing(await generations(engine.databases[wiring.schema], wiring), "building") is not None:
+            confirm(f"throw away what is being built of {wiring.projection.name}", yes=yes)
         number = await cancel(engine, wiring, _asker(why))
     typer.echo(
         "nothing to do: nothing is being built" if number is None else f"generation {number} is thrown away"

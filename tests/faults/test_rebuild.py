@@ -350,12 +350,17 @@ def test_told_to_stop_it_stops_at_the_edge_of_a_batch_and_can_be_given_up(
     installation: Installation, worker: Process
 ) -> None:
     assert worker.alive
-    rebuild, give_up = (
-        installation.process("rebuild", MODEL, "--yes", *more) for more in ((), ("--cancel",))
+    rebuild, give_up, unasked = (
+        installation.process("rebuild", MODEL, *more)
+        for more in (["--yes"], ["--yes", "--cancel"], ["--cancel"])
     )
+    unasked.start()
+    assert unasked.ended(20) == 0, "nobody need be asked about nothing"
     rebuild.start()
     installation.until(lambda: "building" in generations(installation), 20, "it is being built")
     assert rebuild.terminate() == 130
+    unasked.start()
+    assert (unasked.ended(20), "building" in generations(installation)) == (3, True)
     give_up.start()
     assert give_up.ended(20) == 0
     assert "building" not in generations(installation)
