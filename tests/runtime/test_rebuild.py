@@ -679,6 +679,19 @@ async def test_back_to_the_generation_before_and_no_further(site: Site, tmp_path
     assert await acts(site) == [f"Rebuild{it} by alice" for it in ("Started", "Switched", "RolledBack")]
 
 
+async def test_how_long_the_earlier_generation_is_kept_is_for_workers_to_say_not_for_who_goes_back(
+    platform: Settings,
+) -> None:
+    async with opened(platform, standby_hours=0.0) as site:
+        await given(site, 10)
+        await site.rebuild()
+        async with site.engine() as engine:
+            assert await roll_back(engine, site.wiring(), Heard().asker(), asyncio.Event()) == RolledBack(
+                2, 1
+            )
+            assert engine.settings.standby_hours == 0
+
+
 async def test_after_its_time_the_earlier_generation_goes_with_its_tables(site: Site) -> None:
     await given(site, 100)
     await site.rebuild()
@@ -688,6 +701,10 @@ async def test_after_its_time_the_earlier_generation_goes_with_its_tables(site: 
         assert await standings(site) == ["standby", "active"]
         assert await switching.retire(database, 0) == []
         assert await standings(site) == ["retired", "active"]
+        with pytest.raises(
+            Refused, match="workers keep one for 24 hours, or what TRIPLANE_STANDBY_HOURS is where"
+        ):
+            await roll_back(engine, site.wiring(), Heard().asker(), asyncio.Event())
         await database.execute("UPDATE generations SET switched_at = now() - interval '1 minute'")
         assert await switching.retire(database, 24) == ["colours generation 1"]
         assert await switching.retire(database, 24) == []

@@ -47,8 +47,8 @@ async def roll_back(
     active, standby = serving(wiring, known), of_standing(known, "standby")
     if standby is None:
         raise Refused(
-            f"{wiring.projection.name} has no earlier generation that is kept: after a switch one is for "
-            f"{engine.settings.standby_hours:g} hours (TRIPLANE_STANDBY_HOURS)"
+            f"{wiring.projection.name} has no earlier generation that is kept: after a switch workers keep one for 24 hours, "
+            "or what TRIPLANE_STANDBY_HOURS is where they run"
         )
     if standby.number > active.number:
         return None
