@@ -351,6 +351,9 @@ async def test_what_rebuilds_has_no_right_to_do_anything_else(site: Site) -> Non
         for table in ("shop.outbox", "shop.effects", "sagas.outbox", "operations.acts", "intake.outbox"):
             with pytest.raises(asyncpg.InsufficientPrivilegeError):
                 await engine.databases["projections"].execute(f"DELETE FROM {table}")
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            # Who records acts must take the other role on to do anything to a read model.
+            await engine.databases["operations"].execute("DELETE FROM projections.generations")
 
 
 # -- other rows ---------------------------------------------------------------------------------------------------------

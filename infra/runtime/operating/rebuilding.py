@@ -40,7 +40,7 @@ from infra.runtime.operating import acts
 from infra.runtime.operating.attendance import attendance
 from infra.runtime.operating.building import Bounded, bounded, folding, topics_of
 from infra.runtime.operating.diffing import TableDiff, compare
-from infra.runtime.operating.rebuild_acts import Asker, Progress, record
+from infra.runtime.operating.rebuild_acts import Asker, Progress, acting, record
 from infra.runtime.operating.switching import (
     AGAIN_S,
     PASSING,
@@ -138,7 +138,7 @@ class Rebuild:
 
     async def _take(self) -> int:
         """Begin a generation, or go on with the one that somebody has left; raise `Refused` while they are at it."""
-        async with self._database.transaction() as tx:
+        async with acting(self._engine) as tx:
             known = await locked(tx, self._wiring)
             building = of_standing(known, "building")
             if building is not None and building.lease is not None and not building.lease.left:
@@ -153,7 +153,7 @@ class Rebuild:
                 building = None
             if building is None:
                 number = await make(tx, self._wiring, known, "building")
-                await self._note_start(serving(self._wiring, known).number, number)
+                await self._note_start(tx, serving(self._wiring, known).number, number)
             else:
                 number = building.number
             await tx.execute(
@@ -292,7 +292,7 @@ class Rebuild:
         """Compare both generations at the same place: the serving one waits there for the moment of a snapshot only."""
         async with self._database.connection() as other:
             snapshot = other.transaction(isolation="repeatable_read", readonly=True)
-            async with held(self._database, self._wiring, blue.number) as (_, ends):
+            async with held(self._database.transaction(), self._wiring, blue.number) as (_, ends):
                 batcher.limits = ends
                 if await drain(self._database, self._wiring, batcher.generation, ends) != ends:
                     raise NotYet(f"generation {batcher.generation} has read on, and waits for the other")
@@ -356,7 +356,7 @@ class Rebuild:
             if await stop.within(LOOK_S):
                 return False
 
-        async def note(blue: Generation) -> None:
+        async def note(tx: Connection, blue: Generation) -> None:
             incomparable = any(not it.comparable for it in built.diff)
             act = RebuildSwitched(
                 operation_id=acts.new_operation(),
@@ -370,15 +370,15 @@ class Rebuild:
                 why=self._asker.why,
                 at=datetime.now(UTC),
             )
-            await record(self._engine, act, self._asker)
+            await record(tx, self._engine, act, self._asker)
 
         try:
-            await switch(self._database, self._wiring, number, note)
+            await switch(self._engine, self._wiring, number, note)
         except PASSING:
             return False
         return True
 
-    async def _note_start(self, blue: int, number: int) -> None:
+    async def _note_start(self, tx: Connection, blue: int, number: int) -> None:
         act = RebuildStarted(
             operation_id=acts.new_operation(),
             model=self._wiring.projection.name,
@@ -388,7 +388,7 @@ class Rebuild:
             why=self._asker.why,
             at=datetime.now(UTC),
         )
-        await record(self._engine, act, self._asker)
+        await record(tx, self._engine, act, self._asker)
 
 
 class _Either:
@@ -434,7 +434,7 @@ async def cancel(engine: Engine, wiring: ProjectionWiring, asker: Asker) -> int 
     while building.candidate and (await attendance(engine, wiring, building.number)).processes:  # noqa: ASYNC110 - a probe
         # Its tables go when workers have left them.
         await asyncio.sleep(LOOK_S)
-    async with database.transaction() as tx:
+    async with acting(engine) as tx:
         building = _unattended(await locked(tx, wiring))
         if building is None:
             return None
@@ -447,7 +447,7 @@ async def cancel(engine: Engine, wiring: ProjectionWiring, asker: Asker) -> int 
             why=asker.why,
             at=datetime.now(UTC),
         )
-        await record(engine, act, asker)
+        await record(tx, engine, act, asker)
     return building.number
 
 

@@ -12,7 +12,7 @@ from typing import Final
 
 from events.operations import RebuildRolledBack
 from infra.errors import Refused
-from infra.postgres.database import Database
+from infra.postgres.database import Connection, Database
 from infra.runtime.catalog import ProjectionWiring
 from infra.runtime.engine import Engine
 from infra.runtime.folding.generations import Generation, generations, of_standing, serving
@@ -59,7 +59,7 @@ async def roll_back(
             "it runs to fold what has come since: start that release's workers first"
         )
 
-    async def note(blue: Generation) -> None:
+    async def note(tx: Connection, blue: Generation) -> None:
         act = RebuildRolledBack(
             operation_id=acts.new_operation(),
             model=wiring.projection.name,
@@ -69,14 +69,14 @@ async def roll_back(
             why=asker.why,
             at=datetime.now(UTC),
         )
-        await record(engine, act, asker)
+        await record(tx, engine, act, asker)
 
     # Beside workers this process would only make their group share its partitions out anew, and what is live wait for that.
     async with contextlib.nullcontext() if folded else _folded_here(engine, wiring, standby):
         left = ATTEMPTS
         while True:
             try:
-                blue = await switch(database, wiring, standby.number, note)
+                blue = await switch(engine, wiring, standby.number, note)
             except PASSING as passing:
                 left -= 1
                 if (stop.is_set() or not left) and not await _serves(database, wiring, standby.number):
