@@ -55,7 +55,7 @@ class Settings:
     rebuilds_itself: bool = False
     """Whether workers rebuild a read model that is behind its code, or wait for an operator's command."""
     standby_hours: float = 24.0
-    """How long the generation that served before is kept ready to go back to."""
+    """How long a worker keeps the generation that served before ready to go back to; as long as it is kept, anybody may."""
 
     @classmethod
     def load(cls, home: Path | None = None) -> Settings:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from infra.runtime.engine import Engine
     from infra.runtime.operating import rebuild_acts
     from infra.runtime.operating.rebuild_acts import Compared
+    from infra.runtime.operating.rebuilding import Rebuilt
 
 commands = typer.Typer()
 
@@ -45,14 +46,15 @@ def rebuild(
         msg = "say --rollback or --cancel, not both"
         raise CommandError(msg, Code.USAGE)
     wiring = _wiring(model)
+    if cancel:
+        _run(_cancel(wiring, why or "asked for", yes=yes))
+        return
     if not yes and not sys.stdin.isatty():
-        would = "throw away what is being built of" if cancel else "change what readers see of"
-        msg = f"this would {would} {model}: say --yes to do it without a question"
+        msg = f"this would change what readers see of {model}: say --yes to do it without a question"
         raise CommandError(msg, Code.REFUSED)
-    if rollback or cancel:
-        what = "serve the generation before again" if rollback else "throw away what is being built"
-        confirm(f"{model}: {what}", yes=yes)
-        _run(_roll_back(wiring, why or "asked for") if rollback else _cancel(wiring, why or "asked for"))
+    if rollback:
+        confirm(f"{model}: serve the generation before again", yes=yes)
+        _run(_roll_back(wiring, why or "asked for"))
     else:
         _run(_rebuild(wiring, parallel, why or "asked for", yes=yes))
 
@@ -122,15 +124,23 @@ async def _rebuild(wiring: ProjectionWiring, parallel: int, why: str, *, yes: bo
         kept = f"generation {done.generation} is kept as far as it is; go on: triplane rebuild {model}"
         typer.echo(f"{kept}; give it up: triplane rebuild {model} --cancel", err=True)
         return Code.INTERRUPTED if stop.is_set() else Code.REFUSED
-    rate = done.events / max(0.001, done.seconds)
     back = "back" if done.returns else "back, as long as workers of the release before run"
     typer.echo(
-        f"{model}: generation {done.generation} serves; {done.events} events in {done.seconds:.1f} s ({rate:,.0f}/s); "
+        f"{model}: generation {done.generation} serves; {folded(done)}; "
         f"{back}: triplane rebuild {model} --rollback"
     )
     if not done.taken_over:
         typer.echo(f"nobody works for {wiring.name}: start a worker (triplane work projections)", err=True)
     return Code.DONE
+
+
+def folded(done: Rebuilt) -> str:
+    """Say what a rebuild has folded, and what it found folded by an earlier run of the same."""
+    if done.before and not done.events:
+        return f"all its {done.before} events were folded before"
+    rate = done.events / max(0.001, done.seconds)
+    now = f"{done.events} events in {done.seconds:.1f} s ({rate:,.0f}/s)"
+    return f"{done.before} events were folded before, {now}" if done.before else now
 
 
 async def _asked(question: str, stop: asyncio.Event) -> bool:
@@ -208,10 +218,14 @@ async def _roll_back(wiring: ProjectionWiring, why: str) -> Code:
     return Code.DONE
 
 
-async def _cancel(wiring: ProjectionWiring, why: str) -> Code:
+async def _cancel(wiring: ProjectionWiring, why: str, *, yes: bool) -> Code:
+    from infra.runtime.folding.generations import generations, of_standing
     from infra.runtime.operating.rebuilding import cancel
 
     async with _opened() as (engine, _):
+        # Nobody is asked about nothing.
+        if of_standing(await generations(engine.databases[wiring.schema], wiring), "building") is not None:
+            confirm(f"throw away what is being built of {wiring.projection.name}", yes=yes)
         number = await cancel(engine, wiring, _asker(why))
     typer.echo(
         "nothing to do: nothing is being built" if number is None else f"generation {number} is thrown away"

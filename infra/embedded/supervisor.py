@@ -25,8 +25,11 @@ if TYPE_CHECKING:
 
 RESTART_AT_ONCE = 75
 """The exit code with which a process asks for a fresh start (EX_TEMPFAIL)."""
-FIRST_PAUSE, LONGEST_PAUSE, STEADY = 0.5, 30.0, 60.0
-"""Seconds before a crashed process is started again: doubled each time, and from the first again once it ran steadily."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
+"""Seconds before a crashed process is started again: doubled each time."""
+STEADY = 10.0
+"""Seconds after which a process counts as up, however it ends: its next pause is the first again. Longer than the start of any, and
+shorter than most crashes are apart that have nothing to do with each other."""
 LOG_LIMIT = 16 << 20
 """Bytes after which a log is set aside as `.1`; one is kept."""
 PATIENCE = 25.0

@@ -245,7 +245,11 @@ async def get_outcome(request: Request) -> Response:
 
 async def token_of(services: Services, caller: Caller, given: str) -> Token:
     """Read a token, or the id of a command; raise 400 for neither, and 404 for another tenant's."""
-    unknown = Problem(404, "unknown_message", "nothing is known of that message")
+    unknown = Problem(
+        404,
+        "unknown_message",
+        "token: nothing is known of that message; send the 'token' from the answer to the command or event, or a command's 'id'",
+    )
     try:
         message_id = UUID(given)
     except ValueError:

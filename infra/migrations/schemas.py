@@ -20,7 +20,8 @@ from infra.settings import Settings
 async def ensure_schemas(settings: Settings, catalog: Catalog) -> list[str]:
     """Make missing schemas and roles and bring every schema to its chains' heads; give the schemas that changed.
 
-    Each schema belongs to a login role of its own, which has no right in any other.
+    Each schema belongs to a login role of its own, which has no right in any other. That of `operations` may take on that of
+    `projections`, in which it has none by itself: an operator's act and what it does to a read model are one commit.
     """
     wanted = chains(catalog)
     admin = await asyncpg.connect(settings.postgres)
@@ -53,6 +54,9 @@ async def _ensure_roles(
         await admin.execute(f"{verb} ROLE {role} LOGIN PASSWORD '{settings.password(role)}'")
         await admin.execute(f"GRANT {role} TO CURRENT_USER")
         await admin.execute(f"CREATE SCHEMA IF NOT EXISTS {schema} AUTHORIZATION {role}")
+    # In this order: servers since PostgreSQL 16 keep with the grant whether it is inherited.
+    await admin.execute("ALTER ROLE triplane_operations NOINHERIT")
+    await admin.execute("GRANT triplane_projections TO triplane_operations")
     # The engine writes rows of every tenant; readers never get this role.
     await admin.execute("ALTER ROLE triplane_projections BYPASSRLS")
 

@@ -82,6 +82,39 @@ def test_a_home_without_a_name_is_a_usage_error(bare: Path, arguments: list[str]
     assert (done.returncode, done.stderr) == (2, "triplane: --home needs a directory\n")
 
 
+@pytest.mark.parametrize("command", ["status", "down", "query a b", "parked list"])
+def test_where_there_is_no_home_nothing_is_installed_for_a_command_that_needs_one(
+    bare: Path, tmp_path: Path, command: str
+) -> None:
+    fake_python(bare, "echo installed")
+    done = run(*command.split(), "--home", str(tmp_path / "hmoe"), path=bare)
+    said = f"triplane: no Triplane home at {tmp_path}/hmoe: `triplane up` makes one; is --home (or TRIPLANE_HOME) right?\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", said)
+    assert not (tmp_path / "hmoe").exists()
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["up", "demo", "test", "bench", "catalog --json", "--version", "--help", "status --help", "query -h", ""],
+)
+def test_what_begins_a_home_or_needs_none_is_installed_for(bare: Path, tmp_path: Path, command: str) -> None:
+    fake_python(bare, 'case "$*" in *install.py*) echo installed; exit 1;; esac')
+    done = run("--home", str(tmp_path / "home"), *command.split(), path=bare)
+    assert (done.stdout, done.stderr) == ("installed\n", "")
+
+
+@pytest.mark.parametrize("given", ["TRIPLANE_KAFKA", "TRIPLANE_POSTGRES", "secrets.json"])
+def test_any_command_is_installed_for_beside_servers_of_one_s_own_and_in_a_home_that_was_up(
+    bare: Path, tmp_path: Path, given: str
+) -> None:
+    """A home of an earlier release lacks this one's environment."""
+    fake_python(bare, 'case "$*" in *install.py*) echo installed; exit 1;; esac')
+    (tmp_path / given).touch()
+    kafka, postgres = ("there" if given == name else "" for name in ("TRIPLANE_KAFKA", "TRIPLANE_POSTGRES"))
+    done = run("status", "--home", str(tmp_path), path=bare, TRIPLANE_KAFKA=kafka, TRIPLANE_POSTGRES=postgres)
+    assert (done.stdout, done.stderr) == ("installed\n", "")
+
+
 @pytest.mark.parametrize("where", ["before", "after", "equals", "environment"])
 def test_the_home_is_taken_from_everywhere(bare: Path, installed: Path, where: str) -> None:
     arguments = {

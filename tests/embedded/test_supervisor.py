@@ -6,6 +6,7 @@ import asyncio
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
@@ -72,6 +73,47 @@ async def test_a_crashed_process_is_started_again(supervisor: Supervisor, tmp_pa
     supervisor.start(program(tmp_path, "crashes", "print('began'); raise SystemExit(7)"), stage=1)
     await when(tmp_path, "crashes", 2)
     assert told.news[0][1].startswith("ended with exit code 7, started again in 0.5 s")
+
+
+class Clock:
+    """Time as the supervisor has it, which a test can let pass."""
+
+    def __init__(self) -> None:
+        self.passed = 0.0
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self.passed
+
+
+async def pauses(
+    supervisor: Supervisor, home: Path, told: Told, clock: Clock, lives: list[float]
+) -> list[str]:
+    """Kill a process after so many seconds each time; give what the supervisor said of the pauses that followed."""
+    supervisor.start(program(home, "killed", "import os, time; print(os.getpid()); time.sleep(600)"), stage=1)
+    for number, lived in enumerate(lives, start=1):
+        pid = int((await when(home, "killed", number))[-1])
+        clock.passed += lived
+        psutil.Process(pid).kill()
+    await when(home, "killed", len(lives) + 1)
+    return [news.partition("; ")[0].removeprefix("ended with signal SIGKILL, ") for _, news in told.news]
+
+
+async def test_the_pause_doubles_while_it_does_not_stay_up_and_begins_anew_after_healthy_work(
+    supervisor: Supervisor, tmp_path: Path, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr("infra.embedded.supervisor.time", clock)
+    were = await pauses(supervisor, tmp_path, told, clock, [0, 0, 20, 20])
+    assert were == [f"started again in {pause} s" for pause in ("0.5", "1", "0.5", "0.5")]
+
+
+async def test_the_mutant_that_asks_for_a_minute_of_healthy_work_is_noticed(
+    supervisor: Supervisor, tmp_path: Path, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr("infra.embedded.supervisor.time", clock)
+    monkeypatch.setattr("infra.embedded.supervisor.STEADY", 60.0)
+    assert (await pauses(supervisor, tmp_path, told, clock, [20, 20]))[-1] == "started again in 1 s"
 
 
 async def test_a_process_that_asks_for_it_is_started_again_at_once(

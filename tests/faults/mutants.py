@@ -180,9 +180,44 @@ def crowding() -> None:
     put(rolling_back, attendance=nobody, switch=when_it_has_its_share)
 
 
+def cut_short() -> None:
+    """No mutant: the kill comes when a way back has switched and noted its act, right before the commit."""
+    from infra.runtime.operating import rebuild_acts, rolling_back
+
+    async def record(*noted: Any) -> None:
+        await rebuild_acts.record(*noted)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    put(rolling_back, record=record)
+
+
+def apart() -> None:
+    """The act of a way back is noted in a transaction of its own, before the switch commits: and then comes the kill."""
+    from infra.runtime.operating import rebuild_acts, rolling_back
+
+    async def record(_: Connection, engine: Engine, *noted: Any) -> None:
+        async with rebuild_acts.acting(engine) as tx:
+            await rebuild_acts.record(tx, engine, *noted)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    put(rolling_back, record=record)
+
+
 MUTANTS: dict[str, Callable[[], None]] = {
     it.__name__: it
-    for it in (hurried, forgetful, hasty, careless, impatient, by_lag, crowding, ahead, renewed)
+    for it in (
+        hurried,
+        forgetful,
+        hasty,
+        careless,
+        impatient,
+        by_lag,
+        crowding,
+        cut_short,
+        apart,
+        ahead,
+        renewed,
+    )
 }
 
 

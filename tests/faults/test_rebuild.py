@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import signal
 import threading
 import time
 from bisect import bisect_right
@@ -312,7 +313,9 @@ def test_a_way_back_that_is_killed_as_it_switches_keeps_nothing_that_is_live_wai
     installation: Installation, worker: Process, facts: Facts
 ) -> None:
     back = installation.process("rebuild", MODEL, "--rollback", "--yes")
+    noted = ways_back(installation)
     seen = killed_as_it_switches(installation, facts, back)
+    assert ways_back(installation) == noted + 1, "it took effect, so its act is kept"
     print(f"\na way back killed as it switched: facts waited {seen.waited:.2f} s at most")
     assert worker.alive
     assert seen.waited < LATE_S
@@ -346,16 +349,61 @@ def killed_as_it_switches(installation: Installation, facts: Facts, back: Proces
     return seen
 
 
+def ways_back(installation: Installation) -> int:
+    """Count the ways back that operators' acts tell of."""
+    found: int = installation.value(
+        "SELECT count(*) FROM operations.acts WHERE type = 'operations.RebuildRolledBack'"
+    )
+    return found
+
+
+def killed_between(installation: Installation, kind: str) -> int:
+    """Kill a way back between its act and the commit of its switch; give how many acts are kept of what did not happen."""
+    rebuild = installation.process("rebuild", MODEL, "--yes")
+    rebuild.start()
+    assert rebuild.ended(40) == 0
+    before, noted = generations(installation), ways_back(installation)
+    back = installation.process(kind, "rebuild", MODEL, "--rollback", "--yes", module="tests.faults.mutants")
+    back.start()
+    assert back.ended(30) == -signal.SIGKILL
+    assert generations(installation) == before
+    return ways_back(installation) - noted
+
+
+def test_a_way_back_that_is_killed_before_its_commit_leaves_no_act(
+    installation: Installation, worker: Process
+) -> None:
+    assert killed_between(installation, "cut_short") == 0
+    assert worker.alive
+    noted = ways_back(installation)
+    back = installation.process("rebuild", MODEL, "--rollback", "--yes")
+    back.start()
+    assert back.ended(30) == 0
+    assert ways_back(installation) == noted + 1
+
+
+def test_the_mutant_that_notes_its_act_apart_tells_of_what_did_not_happen(
+    installation: Installation, worker: Process
+) -> None:
+    assert killed_between(installation, "apart") == 1
+    assert worker.alive
+
+
 def test_told_to_stop_it_stops_at_the_edge_of_a_batch_and_can_be_given_up(
     installation: Installation, worker: Process
 ) -> None:
     assert worker.alive
-    rebuild, give_up = (
-        installation.process("rebuild", MODEL, "--yes", *more) for more in ((), ("--cancel",))
+    rebuild, give_up, unasked = (
+        installation.process("rebuild", MODEL, *more)
+        for more in (["--yes"], ["--yes", "--cancel"], ["--cancel"])
     )
+    unasked.start()
+    assert unasked.ended(20) == 0, "nobody need be asked about nothing"
     rebuild.start()
     installation.until(lambda: "building" in generations(installation), 20, "it is being built")
     assert rebuild.terminate() == 130
+    unasked.start()
+    assert (unasked.ended(20), "building" in generations(installation)) == (3, True)
     give_up.start()
     assert give_up.ended(20) == 0
     assert "building" not in generations(installation)

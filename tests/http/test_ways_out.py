@@ -19,7 +19,7 @@ from infra.http.authentication import Role
 from infra.runtime.asking.questions import MAX_LIMIT
 from infra.runtime.intake.tokens import Token, parse_token
 from tests.http.running import Running, eventually
-from tests.http.test_ways_in import OPEN, opening, paid
+from tests.http.test_ways_in import OPEN, headers, opening, paid
 
 
 async def send(client: httpx.AsyncClient, path: str, body: dict[str, Any]) -> dict[str, str]:
@@ -130,6 +130,29 @@ def _produce(api: Running, topic: str, data: dict[str, Any], tenant: str, messag
     ]
     producer.produce(topic, json.dumps(data), headers=headers)
     assert producer.flush(10) == 0
+
+
+@pytest.mark.parametrize(
+    ("own_id", "status"), [("talk-1", 400), ("0c0ffee0-0000-4000-8000-0000000000aa", 404)]
+)
+async def test_an_event_is_followed_by_the_token_of_its_answer_and_whoever_gives_its_id_is_told_so(
+    api: Running, tenant: str, own_id: str, status: int
+) -> None:
+    async with api.client(tenant) as client:
+        data = paid()
+        answer = await client.post("/events", json=data, headers=headers(id=own_id))
+        (accepted,) = answer.json()["events"]
+        assert accepted["id"] == own_id
+        asked: dict[str, Any] = {"customer_id": data["customer_id"], "wait": 20}
+        by_id, by_token = [
+            await client.get("/read/customer_spend/of_customer", params={**asked, "token": accepted[name]})
+            for name in ("id", "token")
+        ]
+        assert (by_id.status_code, by_token.status_code) == (status, 200)
+        assert len(by_token.json()["items"]) == 1
+        detail = by_id.json()["detail"]
+        assert detail.startswith("token: ")
+        assert "send the 'token' from the answer to the command or event" in detail
 
 
 def test_tokens_survive_their_way_and_others_are_none() -> None:

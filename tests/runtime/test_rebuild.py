@@ -18,6 +18,7 @@ import pytest
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from infra.cli.rebuild import folded
 from infra.errors import Refused
 from infra.kafka.admin import PARTITIONS
 from infra.postgres.database import open_database
@@ -237,6 +238,7 @@ async def test_an_interrupted_rebuild_goes_on_and_one_of_other_code_begins_anew(
     again = await site.rebuild()
     assert (again.generation, again.switched) == (2, True)
     assert 0 < again.events == read["whole"] - read["far"] < read["whole"]
+    assert folded(again).startswith(f"{read['far']} events were folded before, {again.events} events in ")
     assert await fills(site) == 800
 
     assert not (await site.rebuild(Heard(agrees=False))).switched
@@ -244,6 +246,15 @@ async def test_an_interrupted_rebuild_goes_on_and_one_of_other_code_begins_anew(
     assert anew.generation == 4
     assert await fills(site) == 1_600
     assert await standings(site) == ["retired", "standby", "retired", "active"]
+
+
+async def test_what_was_built_before_a_no_is_used_after_a_yes_and_told(site: Site) -> None:
+    await given(site, 100)
+    no = await site.rebuild(Heard(agrees=False))
+    yes = await site.rebuild()
+    assert (no.switched, yes.switched, yes.generation) == (False, True, no.generation)
+    assert folded(no).startswith(f"{no.events} events in ")
+    assert folded(yes) == f"all its {no.events} events were folded before"
 
 
 async def test_one_rebuild_at_a_time_and_the_second_operator_hears_of_the_first(site: Site) -> None:
@@ -339,6 +350,9 @@ async def test_what_rebuilds_has_no_right_to_do_anything_else(site: Site) -> Non
         for table in ("shop.outbox", "shop.effects", "sagas.outbox", "operations.acts", "intake.outbox"):
             with pytest.raises(asyncpg.InsufficientPrivilegeError):
                 await engine.databases["projections"].execute(f"DELETE FROM {table}")
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            # Who records acts must take the other role on to do anything to a read model.
+            await engine.databases["operations"].execute("DELETE FROM projections.generations")
 
 
 # -- other rows ---------------------------------------------------------------------------------------------------------
@@ -705,6 +719,18 @@ async def test_before_a_switch_operators_hear_what_it_gives_up(site: Site, tmp_p
     assert (heard.compared.superfluous, heard.compared.gives_up, heard.compared.serving) == (True, 1, 2)
 
 
+async def test_how_long_the_earlier_generation_is_kept_is_for_workers_to_say_not_for_who_goes_back(
+    platform: Settings,
+) -> None:
+    async with opened(platform, standby_hours=0.0) as site:
+        await given(site, 10)
+        await site.rebuild()
+        async with site.engine() as engine:
+            back = await roll_back(engine, site.wiring(), Heard().asker(), asyncio.Event())
+            assert back == RolledBack(2, 1, attended=False)
+            assert engine.settings.standby_hours == 0
+
+
 async def test_after_its_time_the_earlier_generation_goes_with_its_tables(site: Site) -> None:
     await given(site, 100)
     await site.rebuild()
@@ -714,6 +740,10 @@ async def test_after_its_time_the_earlier_generation_goes_with_its_tables(site: 
         assert await standings(site) == ["standby", "active"]
         assert await switching.retire(database, 0) == []
         assert await standings(site) == ["retired", "active"]
+        with pytest.raises(
+            Refused, match="workers keep one for 24 hours, or what TRIPLANE_STANDBY_HOURS is where"
+        ):
+            await roll_back(engine, site.wiring(), Heard().asker(), asyncio.Event())
         await database.execute("UPDATE generations SET switched_at = now() - interval '1 minute'")
         assert await switching.retire(database, 24) == ["colours generation 1"]
         assert await switching.retire(database, 24) == []

@@ -52,7 +52,11 @@ class Token:
 
 def parse_token(text: str) -> Token:
     """Read a token; raise `Unacceptable` when it is none of ours."""
-    wrong = Unacceptable("token", "token: is none of ours; send the token of an answer as it was, unchanged")
+    wrong = Unacceptable(
+        "token",
+        "token: is none of ours; send the 'token' from the answer to the command or event, unchanged, or a command's 'id' "
+        "(an event's own id is its sender's, and no token)",
+    )
     if len(text) > MAX_LENGTH or not text.isascii():
         raise wrong
     try:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Final
 
 from events import Event
 from infra.errors import Refused
+from infra.postgres.database import Connection
 from infra.runtime.catalog import ProjectionWiring
 from infra.runtime.engine import Engine
 from infra.runtime.folding.generations import Generation, of_standing
 from infra.runtime.operating import acts
 from infra.runtime.operating.diffing import TableDiff
+
+_AS_PROJECTIONS: Final = "SET LOCAL ROLE triplane_projections; SET LOCAL search_path = projections"
+_AS_OPERATIONS: Final = "SET LOCAL ROLE NONE; SET LOCAL search_path = operations"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +72,16 @@ def half_built(wiring: ProjectionWiring, known: list[Generation]) -> Generation 
     return building
 
 
-async def record(engine: Engine, act: Event, asker: Asker) -> None:
-    """Keep and publish an act of the whole installation."""
-    await acts.record(
-        engine.databases["operations"],
-        engine.codec,
-        act,
-        tenant=acts.INSTALLATION,
-        who=asker.who,
-        why=asker.why,
-    )
+@asynccontextmanager
+async def acting(engine: Engine) -> AsyncGenerator[Connection]:
+    """Give a transaction of schema `projections` in which acts can be recorded: what is done and its act are one commit."""
+    async with engine.databases["operations"].transaction() as tx:
+        await tx.execute(_AS_PROJECTIONS)
+        yield tx
+
+
+async def record(tx: Connection, engine: Engine, act: Event, asker: Asker) -> None:
+    """Keep and publish an act of the whole installation, in a transaction of `acting`."""
+    await tx.execute(_AS_OPERATIONS)
+    await acts.write(tx, engine.codec, act, tenant=acts.INSTALLATION, who=asker.who, why=asker.why)
+    await tx.execute(_AS_PROJECTIONS)

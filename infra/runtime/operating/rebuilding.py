@@ -40,7 +40,7 @@ from infra.runtime.operating import acts
 from infra.runtime.operating.attendance import attendance
 from infra.runtime.operating.building import Bounded, bounded, folding, topics_of
 from infra.runtime.operating.diffing import compare
-from infra.runtime.operating.rebuild_acts import Asker, Compared, Progress, half_built, record
+from infra.runtime.operating.rebuild_acts import Asker, Compared, Progress, acting, half_built, record
 from infra.runtime.operating.switching import (
     AGAIN_S,
     PASSING,
@@ -76,6 +76,8 @@ class Rebuilt:
     switched: bool = False
     taken_over: bool = False
     """Whether a worker has gone on with it."""
+    before: int = 0
+    """How many events an earlier run had folded, which this one went on from."""
     events: int = 0
     seconds: float = 0.0
     compared: Compared | None = None
@@ -136,7 +138,7 @@ class Rebuild:
 
     async def _take(self) -> int:
         """Begin a generation, or go on with the one that somebody has left; raise `Refused` while they are at it."""
-        async with self._database.transaction() as tx:
+        async with acting(self._engine) as tx:
             known = await locked(tx, self._wiring)
             building = half_built(self._wiring, known)
             if building is not None and not building.current(self._wiring):
@@ -145,7 +147,7 @@ class Rebuild:
                 building = None
             if building is None:
                 number = await make(tx, self._wiring, known, "building")
-                await self._note_start(serving(self._wiring, known).number, number)
+                await self._note_start(tx, serving(self._wiring, known).number, number)
             else:
                 number = building.number
             await tx.execute(
@@ -250,7 +252,9 @@ class Rebuild:
                 f"another process has taken the rebuild of {self._wiring.projection.name} over; it goes on there"
             )
         done = sum((await positions(self._database, self._wiring, number)).values())
-        return Rebuilt(number, events=done - self._from, seconds=time.monotonic() - self._began)
+        return Rebuilt(
+            number, before=self._from, events=done - self._from, seconds=time.monotonic() - self._began
+        )
 
     async def _behind_blue(self, number: int, blue: int, batcher: Bounded, consumer: Consumer) -> int:
         """Move the limits to where the serving generation stands by now; say how many events that is away."""
@@ -282,7 +286,7 @@ class Rebuild:
         """Compare both generations at the same place: the serving one waits there for the moment of a snapshot only."""
         async with self._database.connection() as other:
             snapshot = other.transaction(isolation="repeatable_read", readonly=True)
-            async with held(self._database, self._wiring, blue.number) as (_, ends):
+            async with held(self._database.transaction(), self._wiring, blue.number) as (_, ends):
                 batcher.limits = ends
                 if await drain(self._database, self._wiring, batcher.generation, ends) != ends:
                     raise NotYet(f"generation {batcher.generation} has read on, and waits for the other")
@@ -350,7 +354,7 @@ class Rebuild:
             if await stop.within(LOOK_S):
                 return False
 
-        async def note(blue: Generation) -> None:
+        async def note(tx: Connection, blue: Generation) -> None:
             tables = () if built.compared is None else built.compared.tables
             incomparable = any(not it.comparable for it in tables)
             act = RebuildSwitched(
@@ -365,15 +369,15 @@ class Rebuild:
                 why=self._asker.why,
                 at=datetime.now(UTC),
             )
-            await record(self._engine, act, self._asker)
+            await record(tx, self._engine, act, self._asker)
 
         try:
-            await switch(self._database, self._wiring, number, note)
+            await switch(self._engine, self._wiring, number, note)
         except PASSING:
             return False
         return True
 
-    async def _note_start(self, blue: int, number: int) -> None:
+    async def _note_start(self, tx: Connection, blue: int, number: int) -> None:
         act = RebuildStarted(
             operation_id=acts.new_operation(),
             model=self._wiring.projection.name,
@@ -383,7 +387,7 @@ class Rebuild:
             why=self._asker.why,
             at=datetime.now(UTC),
         )
-        await record(self._engine, act, self._asker)
+        await record(tx, self._engine, act, self._asker)
 
 
 class _Either:
@@ -429,7 +433,7 @@ async def cancel(engine: Engine, wiring: ProjectionWiring, asker: Asker) -> int 
     while building.candidate and (await attendance(engine, wiring, building.number)).processes:  # noqa: ASYNC110 - a probe
         # Its tables go when workers have left them.
         await asyncio.sleep(LOOK_S)
-    async with database.transaction() as tx:
+    async with acting(engine) as tx:
         building = half_built(wiring, await locked(tx, wiring))
         if building is None:
             return None
@@ -442,5 +446,5 @@ async def cancel(engine: Engine, wiring: ProjectionWiring, asker: Asker) -> int 
             why=asker.why,
             at=datetime.now(UTC),
         )
-        await record(engine, act, asker)
+        await record(tx, engine, act, asker)
     return building.number

@@ -12,14 +12,14 @@ from typing import Final
 
 from events.operations import RebuildRolledBack
 from infra.errors import Refused
-from infra.postgres.database import Database
+from infra.postgres.database import Connection, Database
 from infra.runtime.catalog import ProjectionWiring
 from infra.runtime.engine import Engine
 from infra.runtime.folding.generations import Generation, generations, of_standing, serving
 from infra.runtime.operating import acts
 from infra.runtime.operating.attendance import attendance
 from infra.runtime.operating.building import folding
-from infra.runtime.operating.rebuild_acts import Asker, half_built, record
+from infra.runtime.operating.rebuild_acts import Asker, record
 from infra.runtime.operating.switching import AGAIN_S, PASSING, switch
 
 ATTEMPTS: Final = 20
@@ -50,12 +50,11 @@ async def roll_back(
     active, standby = serving(wiring, known), of_standing(known, "standby")
     if standby is None:
         raise Refused(
-            f"{wiring.projection.name} has no earlier generation that is kept: after a switch one is for "
-            f"{engine.settings.standby_hours:g} hours (TRIPLANE_STANDBY_HOURS)"
+            f"{wiring.projection.name} has no earlier generation that is kept: after a switch workers keep one for 24 hours, "
+            "or what TRIPLANE_STANDBY_HOURS is where they run"
         )
     if standby.number > active.number:
         return None
-    half_built(wiring, known)
     folded = (await attendance(engine, wiring, standby.number)).folding > 0
     others = (await attendance(engine, wiring, active.number)).processes
     if not folded and (others or not standby.fits(wiring)):
@@ -64,7 +63,7 @@ async def roll_back(
             "start workers of the release that built it first"
         )
 
-    async def note(blue: Generation) -> None:
+    async def note(tx: Connection, blue: Generation) -> None:
         act = RebuildRolledBack(
             operation_id=acts.new_operation(),
             model=wiring.projection.name,
@@ -74,14 +73,14 @@ async def roll_back(
             why=asker.why,
             at=datetime.now(UTC),
         )
-        await record(engine, act, asker)
+        await record(tx, engine, act, asker)
 
     # Beside workers this process would only make their group share its partitions out anew, and what is live wait for that.
     async with contextlib.nullcontext() if folded else _folded_here(engine, wiring, standby):
         left = ATTEMPTS
         while True:
             try:
-                blue = await switch(database, wiring, standby.number, note)
+                blue = await switch(engine, wiring, standby.number, note)
             except PASSING as passing:
                 left -= 1
                 if (stop.is_set() or not left) and not await _serves(database, wiring, standby.number):

@@ -9,15 +9,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Final
 
 from infra.errors import TriplaneError
 from infra.kafka.record import Place
 from infra.postgres.database import TRANSIENT, Connection, Database
 from infra.runtime.catalog import ProjectionWiring
+from infra.runtime.engine import Engine
 from infra.runtime.folding.generations import Generation, generations, locked, of_standing, serving, stand
 from infra.runtime.folding.tables import drop, show, show_again
+from infra.runtime.operating.rebuild_acts import acting, half_built
 
 LOCK_TIMEOUT: Final = "500ms"
 DRAIN_S: Final = 0.4
@@ -47,10 +49,10 @@ async def positions(database: Database, wiring: ProjectionWiring, generation: in
 
 @asynccontextmanager
 async def held(
-    database: Database, wiring: ProjectionWiring, generation: int
+    begun: AbstractAsyncContextManager[Connection], wiring: ProjectionWiring, generation: int
 ) -> AsyncGenerator[tuple[Connection, Positions]]:
-    """Hold a generation at the edge of a batch as long as the block runs; give the transaction that does, and where it stands."""
-    async with database.transaction() as tx:
+    """Hold a generation at the edge of a batch as long as the block runs, in the transaction that is `begun`; give where it stands."""
+    async with begun as tx:
         await tx.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
         rows = await tx.fetch(
             """SELECT topic, partition, next_offset FROM checkpoints WHERE consumer = $1 AND generation = $2
@@ -77,21 +79,23 @@ async def drain(
 
 
 async def switch(
-    database: Database,
+    engine: Engine,
     wiring: ProjectionWiring,
     target: int,
-    note: Callable[[Generation], Awaitable[None]],
+    note: Callable[[Connection, Generation], Awaitable[None]],
 ) -> Generation:
     """Let `target` serve from one commit on, and what has served stand by; give that. Raises `NotYet` and what passes.
 
-    `note` is awaited right before the commit with the generation that has served: no switch goes unrecorded. Done again, as
-    whoever never heard of the commit does, it changes nothing.
+    Raises `Refused` when it would be a way back that somebody who is rebuilding undoes. `note` records the act in the very
+    transaction, given the generation that has served: neither is without the other. Done again, as whoever never heard of the
+    commit does, it changes nothing.
     """
+    database = engine.databases[wiring.schema]
     known = await generations(database, wiring)
     blue = serving(wiring, known)
     if blue.number == target:
         return of_standing(known, "standby") or blue
-    async with held(database, wiring, blue.number) as (tx, ends):
+    async with held(acting(engine), wiring, blue.number) as (tx, ends):
         known = await locked(tx, wiring)
         green = next((it for it in known if it.number == target), None)
         if serving(wiring, known).number != blue.number or green is None:
@@ -103,6 +107,8 @@ async def switch(
                 await stand(tx, wiring, earlier.number, "retired")
             views = await show(tx, wiring, target, blue.shown)
         elif green.standing == "standby":
+            # Whoever builds the next one would undo it.
+            half_built(wiring, known)
             # Two cannot stand by at once, not even for a moment.
             await stand(tx, wiring, target, "retired")
             views = green.shown
@@ -111,7 +117,7 @@ async def switch(
             raise NotYet(f"generation {target} is {green.standing}")
         await stand(tx, wiring, blue.number, "standby")
         await stand(tx, wiring, target, "active", views)
-        await note(blue)
+        await note(tx, blue)
     return blue
 
 
