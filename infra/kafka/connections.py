@@ -17,8 +17,8 @@ from aiokafka.errors import KafkaError
 
 log = structlog.get_logger(__name__)
 
-LASTING: Final = frozenset({"metadata", "fetches", "coordination", "sending"})
-"""The tasks that a client has until it is stopped; the others end and begin with a membership, and have died only of an error."""
+LASTING: Final = frozenset({"metadata", "fetches", "coordination"})
+"""The tasks that a consumer has until it is stopped; the others end and begin with a membership, and have died only of an error."""
 
 
 class Connection(AIOKafkaConnection):  # type: ignore[misc]
@@ -35,9 +35,9 @@ class Connection(AIOKafkaConnection):  # type: ignore[misc]
 conn.AIOKafkaConnection = Connection
 
 
-def lost(owner: AIOKafkaConsumer | AIOKafkaProducer) -> str | None:
-    """Say which of the background tasks of a consumer or producer has died, and of what; `None` while it can go on."""
-    for name, task in _tasks(owner).items():
+def lost(consumer: AIOKafkaConsumer) -> str | None:
+    """Say which of a consumer's background tasks has died, and of what; `None` while it can go on."""
+    for name, task in _tasks(consumer).items():
         if task.done():
             error = None if task.cancelled() else task.exception()
             if error is not None or name in LASTING:

@@ -23,6 +23,7 @@ from infra.kafka.admin import Admin
 from infra.kafka.reader import Reader
 from infra.kafka.writer import Sendable, Writer
 from infra.settings import Settings
+from tests.dying import DEATHS
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 TURNS = range(8)
@@ -148,27 +149,6 @@ def alive(_: object) -> None:
     """Say that nothing has died."""
 
 
-async def fails(*_: object) -> Any:
-    raise AssertionError("nobody has thought of it")
-
-
-def _metadata_fails(consumer: Any) -> None:
-    consumer._client._metadata_update = fails
-    consumer._client.force_metadata_update()
-
-
-def _heartbeats_fail(consumer: Any) -> None:
-    consumer._coordinator._do_heartbeat = fails
-
-
-DEATHS: dict[str, Callable[[Any], object]] = {
-    "metadata": _metadata_fails,
-    "fetches": lambda consumer: consumer._fetcher._fetch_task.cancel(),
-    "coordination": lambda consumer: consumer._coordinator._coordination_task.cancel(),
-    "heartbeats": _heartbeats_fail,
-}
-
-
 @pytest.mark.parametrize("task", DEATHS)
 def test_a_client_of_which_a_task_has_died_is_replaced(platform: Settings, task: str) -> None:
     async def given(log: Log) -> None:
@@ -191,7 +171,7 @@ async def waits_for_an_assignment(log: Log) -> bool:
     log.consumer._subscription.begin_reassignment()
     fetching = asyncio.ensure_future(log.reader.fetch(200, 10))
     await asyncio.sleep(0)
-    _metadata_fails(log.consumer)
+    DEATHS["metadata"](log.consumer)
     done, _ = await asyncio.wait({fetching}, timeout=5)
     return not done
 
