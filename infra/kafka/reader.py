@@ -176,5 +176,5 @@ class Reader:
                 log.debug("advisory commit failed", error=str(failed))
 
     async def stop(self) -> None:
-        """Leave the group; a client that cannot, because its broker is away, is left behind."""
+        """Leave the group; a client that cannot, because its broker is away, is cut off."""
         await connections.let_go(self._consumer, PATIENCE_S)

@@ -41,7 +41,7 @@ def test_clients_that_die_over_and_over_lose_double_and_reorder_nothing(installa
         f"\n{died} clients died while {len(sent.messages)} messages came; lost {counted.lost}, doubled {counted.doubled}, "
         f"out of order {counted.disordered}; all read {seconds:.1f} s after the last was sent"
     )
-    assert died >= 3
+    assert died >= 2, "each of the two processes has met it"
     assert counted == Count(0, 0, 0)
 
 
