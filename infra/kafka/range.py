@@ -8,13 +8,13 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from heapq import heappop, heappush
 from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
+from infra.kafka import connections
 from infra.kafka.admin import BrokerUnavailable
 from infra.kafka.reader import as_record
 from infra.kafka.record import Place, Record
@@ -50,8 +50,7 @@ class RangeReader:
         try:
             await self._consumer.start()
         except (KafkaError, OSError) as away:
-            with suppress(KafkaError, OSError):
-                await self._consumer.stop()
+            await self.stop()
             raise BrokerUnavailable(f"the broker did not answer: {away}") from away
         self._consumer.assign([TopicPartition(*place) for place in self._ranges])
         for place, (first, _) in self._ranges.items():
@@ -68,8 +67,7 @@ class RangeReader:
 
     async def stop(self) -> None:
         """Let the connections go."""
-        with suppress(KafkaError, OSError):
-            await self._consumer.stop()
+        await connections.let_go(self._consumer, PATIENCE_S)
 
     async def _filled(self) -> bool:
         """Have a record of every partition that has any left; give whether there is one at all."""

@@ -1,7 +1,8 @@
 """Reads records in a consumer group, and keeps the traps of the client in one place.
 
 Never cancelled: a cancelled `getmany` leaves the client believing that a fetch goes on for ever. Never stopped by an
-exception in a rebalance callback: the client swallows those.
+exception in a rebalance callback: the client swallows those. A client of which a part has died is replaced: it would fail, or be
+silent, for ever.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import IllegalStateError, KafkaError
 
+from infra.kafka import connections
 from infra.kafka.record import Place, Record
 from infra.kafka.sessions import Sessions
 
@@ -23,6 +25,7 @@ log = structlog.get_logger(__name__)
 SESSION_MS: Final = 6_000
 REBALANCE_MS: Final = 60_000
 PATIENCE_S: Final = 5.0
+AGAIN_S: Final = 0.2
 MAX_RECORD: Final = 1_048_576
 """What a topic takes; of each partition no more lies in memory unread, so that many consumers fit into a process."""
 
@@ -57,14 +60,20 @@ class Reader:
         self, bootstrap: str, group: str, topics: Collection[str], rebalanced: Callable[[], Awaitable[None]]
     ) -> None:
         """Read `topics` in `group`; `rebalanced` is awaited before partitions go and after they have come."""
+        self._bootstrap = bootstrap
+        self._group = group
         self._topics = sorted(topics)
         self.failing: tuple[float, str] | None = None
         """Since when (monotonic seconds) no fetch has succeeded, and why the first one failed."""
         self._listener = _Listener(rebalanced)
-        self._consumer = AIOKafkaConsumer(
-            bootstrap_servers=bootstrap,
-            group_id=group,
-            client_id=group,
+        self._consumer = self._made()
+
+    def _made(self) -> Any:
+        """Make a consumer that is not connected yet."""
+        consumer = AIOKafkaConsumer(
+            bootstrap_servers=self._bootstrap,
+            group_id=self._group,
+            client_id=self._group,
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             isolation_level="read_committed",
@@ -75,8 +84,9 @@ class Reader:
             max_partition_fetch_bytes=MAX_RECORD,
             metadata_max_age_ms=60_000,
         )
-        client: Any = self._consumer._client  # noqa: SLF001 - it offers no other way
+        client: Any = consumer._client  # noqa: SLF001 - it offers no other way
         client.send = Sessions(client.send).send
+        return consumer
 
     async def start(self, stop: asyncio.Event) -> None:
         """Join the group, waiting for a broker as long as it takes."""
@@ -87,23 +97,49 @@ class Reader:
                 log.warning("no broker yet", error=str(away))
                 await asyncio.sleep(0.5)
             else:
-                self._consumer.subscribe(topics=self._topics, listener=self._listener)
+                self._join()
                 return
 
+    def _join(self) -> None:
+        connections.wake_when_lost(self._consumer)
+        self._consumer.subscribe(topics=self._topics, listener=self._listener)
+
+    async def _renew(self) -> None:
+        """Put a new consumer in the place of one that has died, which stays where no broker answers."""
+        consumer = self._made()
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                await consumer.start()
+        except (KafkaError, OSError) as away:
+            log.warning("no broker yet", error=str(away))
+            await connections.let_go(consumer, PATIENCE_S)
+            return
+        died, self._consumer = self._consumer, consumer
+        await connections.let_go(died, PATIENCE_S)
+        self._join()
+
     async def fetch(self, timeout_ms: int, limit: int) -> dict[Place, Sequence[Record]]:
-        """Give what has arrived, waiting up to `timeout_ms` ms for something."""
+        """Give what has arrived, waiting up to `timeout_ms` ms for something; nothing where the client had to be replaced."""
+        if (died := connections.lost(self._consumer)) is not None:
+            self._failed(died)
+            await self._renew()
+            await asyncio.sleep(AGAIN_S)
+            return {}
         try:
             found = await self._consumer.getmany(timeout_ms=timeout_ms, max_records=limit)
         except KafkaError as passing:
-            self.failing = self.failing or (time.monotonic(), str(passing))
-            log.warning("fetch failed", error=str(passing))
-            await asyncio.sleep(0.2)
+            self._failed(str(passing))
+            await asyncio.sleep(AGAIN_S)
             return {}
         self.failing = None
         return {
             (place.topic, place.partition): [as_record(raw) for raw in records]
             for place, records in found.items()
         }
+
+    def _failed(self, why: str) -> None:
+        self.failing = self.failing or (time.monotonic(), why)
+        log.warning("fetch failed", group=self._group, error=why)
 
     def assignment(self) -> set[Place]:
         """Give the partitions that the group has assigned to this member."""
@@ -140,11 +176,5 @@ class Reader:
                 log.debug("advisory commit failed", error=str(failed))
 
     async def stop(self) -> None:
-        """Leave the group; a client that cannot, because its broker is away, is left behind."""
-        leaving = asyncio.ensure_future(self._consumer.stop())
-        done, _ = await asyncio.wait({leaving}, timeout=PATIENCE_S)
-        if not done:
-            leaving.cancel()
-            log.warning("consumer did not leave its group in time")
-        elif leaving.exception() is not None:
-            log.warning("consumer left its group with an error", error=repr(leaving.exception()))
+        """Leave the group; a client that cannot, because its broker is away, is cut off."""
+        await connections.let_go(self._consumer, PATIENCE_S)

@@ -7,7 +7,6 @@ error means: outcome unknown, new producer; and nothing more goes to a partition
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
@@ -18,6 +17,7 @@ from aiokafka.errors import KafkaError
 from aiokafka.partitioner import murmur2
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
+from infra.kafka import connections
 from infra.kafka.record import Header
 
 log = structlog.get_logger(__name__)
@@ -26,6 +26,7 @@ LARGE: Final = MAX_REQUEST // 2
 """A record of a smaller body is surely small enough: headers are, too."""
 CONNECT_S: Final = 10.0
 CLOSE_S: Final = 3.0
+STOP_S: Final = 30.0
 
 
 class Sendable(NamedTuple):
@@ -135,14 +136,9 @@ class Writer:
 
     def _stop(self, producer: Any) -> None:
         """Stop a producer without waiting for it: a broker that is away would keep us."""
-        task = asyncio.create_task(_stopped(producer))
+        task = asyncio.create_task(connections.let_go(producer, STOP_S))
         self._stopping.add(task)
         task.add_done_callback(self._stopping.discard)
-
-
-async def _stopped(producer: Any) -> None:
-    with contextlib.suppress(KafkaError, TimeoutError, OSError):
-        await asyncio.wait_for(producer.stop(), 30)
 
 
 async def _sent(

@@ -12,11 +12,14 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from itertools import cycle
 from typing import Any
 from uuid import UUID, uuid4
 
 from events import Message
+from infra.kafka import connections
 from infra.kafka.admin import Topic
+from infra.kafka.reader import Reader
 from infra.kafka.record import Place, Record
 from infra.postgres.database import Connection, Database
 from infra.postgres.writes import Writes
@@ -33,6 +36,9 @@ from infra.runtime.operating import replaying
 from infra.runtime.operating.replay_job import Job
 from infra.runtime.operating.replay_steps import Step
 from infra.runtime.operating.replaying import Fed, Replaying
+from tests.dying import DEATHS
+
+DIES_AFTER_S = 2.0
 
 
 def put(owner: object, **instead: object) -> None:
@@ -44,6 +50,33 @@ def put(owner: object, **instead: object) -> None:
 def hurried() -> None:
     """No mutant: leases of a few seconds, so that a test need not wait a minute for a dead process's."""
     put(effects, LEASE_S=5.0, CALL_S=3.0)
+
+
+def mortal() -> None:
+    """No mutant: two seconds after each consumer's client has come, a task that it needs dies: another one each time."""
+    join = Reader._join
+    deaths = cycle(DEATHS.values())
+
+    async def die(consumer: Any) -> None:
+        await asyncio.sleep(DIES_AFTER_S)
+        next(deaths)(consumer)
+
+    def joined(self: Reader) -> None:
+        join(self)
+        # Kept by the client that it kills.
+        self._consumer.dying = asyncio.create_task(die(self._consumer))
+
+    put(Reader, _join=joined)
+
+
+def unaware() -> None:
+    """Its clients die, too, and nobody looks."""
+
+    def alive(_: object) -> None:
+        return
+
+    mortal()
+    put(connections, lost=alive)
 
 
 def forgetful() -> None:
@@ -207,6 +240,8 @@ MUTANTS: dict[str, Callable[[], None]] = {
     it.__name__: it
     for it in (
         hurried,
+        mortal,
+        unaware,
         forgetful,
         hasty,
         careless,
