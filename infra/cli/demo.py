@@ -28,7 +28,7 @@ UPSTREAM = Path(__file__).parent.parent / "demo" / "upstream.py"
 SETTLED_AFTER = 3
 """Looks in a row at which nothing is under way."""
 GIVE_UP_S = 900.0
-WEBHOOKS_S = 30
+CLOSE_S = 5.0
 
 
 @commands.command()
@@ -45,21 +45,29 @@ def demo(
 
 
 async def _demo(events: int, seed: int) -> bool:
-    import asyncpg
-
     async with _platform():
         settings = Settings.load()
-        connection = await asyncpg.connect(settings.postgres)
-        try:
+        async with _connected(settings) as connection:
             before = await _parked(connection)
-            began = time.monotonic()
-            expected = await _publish(settings, events, seed)
-            sent_s = time.monotonic() - began
-            await _settle(settings, connection, began)
-            took = time.monotonic() - began
+        began = time.monotonic()
+        expected = await _publish(settings, events, seed)
+        sent_s = time.monotonic() - began
+        await _settle(settings, began)
+        took = time.monotonic() - began
+        async with _connected(settings) as connection:
             return await _tell(connection, expected, before, sent_s, took, seed)
-        finally:
-            await connection.close()
+
+
+@asynccontextmanager
+async def _connected(settings: Settings) -> AsyncGenerator[Connection]:
+    """Give a connection for one look, as the database may be killed between two."""
+    import asyncpg
+
+    connection = await asyncpg.connect(settings.postgres)
+    try:
+        yield connection
+    finally:
+        await connection.close(timeout=CLOSE_S)
 
 
 @asynccontextmanager
@@ -130,22 +138,28 @@ async def _publish(settings: Settings, events: int, seed: int) -> dict[str, Any]
         return expected
 
 
-async def _settle(settings: Settings, connection: Connection, began: float) -> None:
-    """Wait until nothing is under way any more."""
+async def _settle(settings: Settings, began: float) -> None:
+    """Wait until nothing is under way any more, whatever is killed meanwhile."""
     from infra.demo.answers import pending
-    from infra.kafka.admin import Admin
+    from infra.kafka.admin import Admin, BrokerUnavailable
+    from infra.postgres.database import TRANSIENT
     from infra.runtime.catalog import discover
 
-    admin, catalog, quiet = Admin(settings.kafka), discover(), 0
+    admin, catalog, quiet, left = Admin(settings.kafka), discover(), 0, ""
+    passing: tuple[type[BaseException], ...] = (*TRANSIENT, BrokerUnavailable)
     while quiet < SETTLED_AFTER:
-        now = await pending(connection, admin, catalog)
-        quiet = quiet + 1 if now.total == 0 else 0
-        _progress(
-            f"working   {now.unread:>8} to fold  {now.unpublished:>6} to publish  {now.effects:>5} calls  {now.flows:>5} flows waiting"
-        )
+        try:
+            async with _connected(settings) as connection:
+                now = await pending(connection, admin, catalog)
+        except passing as away:
+            quiet, left = 0, f"waiting   {away}"
+        else:
+            quiet = quiet + 1 if now.total == 0 else 0
+            left = f"working   {now.unread:>8} to fold  {now.unpublished:>6} to publish  {now.effects:>5} calls  {now.flows:>5} flows waiting"
+        _progress(left)
         if time.monotonic() - began > GIVE_UP_S:
             _progress("", last=True)
-            msg = f"still under way after {GIVE_UP_S:.0f} s: {now}; see triplane status and triplane parked list"
+            msg = f"still under way after {GIVE_UP_S:.0f} s: {' '.join(left.split())}; see triplane status and triplane parked list"
             raise CommandError(msg)
         await asyncio.sleep(0.5)
     _progress("settled   nothing is under way any more", last=True)

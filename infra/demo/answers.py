@@ -45,17 +45,20 @@ async def pending(connection: asyncpg.Connection[asyncpg.Record], admin: Admin, 
     """Measure what is under way, from the broker's end offsets and the database; parked keys count as done."""
     topics = await admin.topics(catalog.topics)
     ends = await admin.offsets(topics.values(), end=True)
+    serving = {
+        f"projections.{row['projection']}": row["generation"]
+        for row in await connection.fetch(
+            "SELECT projection, generation FROM projections.generations WHERE standing = 'active'"
+        )
+    }
     unread = unpublished = effects = 0
     for schema, labels in chains(catalog).items():
         if "engine" in labels:
-            active = await connection.fetch(
-                f"SELECT consumer, max(generation) AS g FROM {schema}.checkpoints GROUP BY consumer"
-            )
-            newest = {row["consumer"]: row["g"] for row in active}
             for row in await connection.fetch(
                 f"SELECT consumer, generation, topic, partition, next_offset FROM {schema}.checkpoints"
             ):
-                if row["generation"] == newest[row["consumer"]]:
+                # Another generation than the one that readers see may be nobody's any more.
+                if row["generation"] == serving.get(row["consumer"], row["generation"]):
                     unread += max(0, ends.get((row["topic"], row["partition"]), 0) - row["next_offset"])
         if "outbox" in labels:
             unpublished += await connection.fetchval(f"SELECT count(*) FROM {schema}.outbox")
