@@ -19,6 +19,7 @@ from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from infra.cli.rebuild import folded
+from infra.demo.answers import pending
 from infra.errors import Refused
 from infra.kafka.admin import PARTITIONS
 from infra.postgres.database import open_database
@@ -27,6 +28,7 @@ from infra.runtime.asking.freshness import Gauge, report
 from infra.runtime.asking.questions import Question
 from infra.runtime.catalog import Catalog
 from infra.runtime.consuming import consumer
+from infra.runtime.engine import Engine
 from infra.runtime.folding import generations as generating
 from infra.runtime.folding.fingerprints import code, kinds, shape
 from infra.runtime.folding.generations import READABLE, Behind, Generation
@@ -687,6 +689,26 @@ async def test_back_to_the_generation_before_and_no_further(site: Site, tmp_path
         assert await roll_back(engine, wiring, Heard().asker(), asyncio.Event()) is None
     assert await standings(site) == ["active", "standby"]
     assert await acts(site) == [f"Rebuild{it} by alice" for it in ("Started", "Switched", "RolledBack")]
+
+
+async def test_what_somebody_went_back_from_and_nobody_folds_is_not_under_way(site: Site) -> None:
+    async def unread(engine: Engine) -> int:
+        connection = await asyncpg.connect(site.settings.postgres)
+        try:
+            return (await pending(connection, engine.admin, site.catalog)).unread
+        finally:
+            await connection.close()
+
+    await given(site, 20)
+    await site.rebuild()
+    async with site.engine() as engine:
+        await roll_back(engine, site.wiring(), Heard().asker(), asyncio.Event())
+        before = await unread(engine)
+        behind = "UPDATE projections.checkpoints SET next_offset = 0 WHERE consumer = 'projections.colours'"
+        await site.fetch(f"{behind} AND generation = 2")
+        assert await unread(engine) == before
+        await site.fetch(f"{behind} AND generation = 1")
+        assert await unread(engine) == before + 20
 
 
 async def test_nobody_goes_back_while_the_next_one_is_built(site: Site) -> None:
