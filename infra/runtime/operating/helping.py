@@ -10,9 +10,12 @@ import os
 import signal
 import sys
 
+import structlog
 import uvloop
 
+from infra.errors import TriplaneError
 from infra.logs import logged_to
+from infra.postgres.database import TRANSIENT
 from infra.runtime import collector
 from infra.runtime.catalog import discover
 from infra.runtime.engine import open_engine
@@ -21,7 +24,9 @@ from infra.runtime.operating.building import bounded, folding, topics_of
 from infra.runtime.operating.switching import positions
 from infra.settings import Settings
 
+log = structlog.get_logger(__name__)
 LOOK_S = 0.25
+WRONG: tuple[type[BaseException], ...] = (TriplaneError, *TRANSIENT)
 
 
 async def _help(settings: Settings, model: str, number: int) -> None:
@@ -46,4 +51,9 @@ async def _help(settings: Settings, model: str, number: int) -> None:
 if __name__ == "__main__":
     home = Settings.load()
     with logged_to(home.home / "logs" / "rebuild.log"):
-        uvloop.run(_help(home, sys.argv[1], int(sys.argv[2])))
+        try:
+            uvloop.run(_help(home, sys.argv[1], int(sys.argv[2])))
+        except WRONG as away:
+            # The process that it helps goes on without it, or says what is wrong.
+            log.warning("helps no more", error=repr(away))
+            sys.exit(1)

@@ -143,6 +143,7 @@ class Rebuild:
             building = half_built(self._wiring, known)
             if building is not None and not building.current(self._wiring):
                 # The code has changed since it was begun: what it has would be of two kinds.
+                await self._note_end(tx, building.number)
                 await _throw_away(tx, self._wiring, building)
                 building = None
             if building is None:
@@ -376,6 +377,17 @@ class Rebuild:
         except PASSING:
             return False
         return True
+
+    async def _note_end(self, tx: Connection, number: int) -> None:
+        act = RebuildCancelled(
+            operation_id=acts.new_operation(),
+            model=self._wiring.projection.name,
+            generation=number,
+            who=self._asker.who,
+            why="built by other code than now asked for",
+            at=datetime.now(UTC),
+        )
+        await record(tx, self._engine, act, self._asker)
 
     async def _note_start(self, tx: Connection, blue: int, number: int) -> None:
         act = RebuildStarted(

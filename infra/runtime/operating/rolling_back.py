@@ -60,7 +60,7 @@ async def roll_back(
     if not folded and (others or not standby.fits(wiring)):
         raise Refused(
             f"generation {standby.number} is folded by no worker, so what has come since and what comes would be missing in it: "
-            "start workers of the release that built it first"
+            "start workers of the release that built it first (with TRIPLANE_REBUILD=command, so that they build nothing)"
         )
 
     async def note(tx: Connection, blue: Generation) -> None:

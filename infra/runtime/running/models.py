@@ -22,7 +22,15 @@ from infra.runtime.catalog import ProjectionWiring
 from infra.runtime.consuming.consumer import Consumer, label
 from infra.runtime.consuming.first_start import register
 from infra.runtime.engine import Engine
-from infra.runtime.folding.generations import Generation, behind, generations, of_standing, serving, unfit
+from infra.runtime.folding.generations import (
+    Generation,
+    behind,
+    generations,
+    mix,
+    of_standing,
+    serving,
+    unfit,
+)
 from infra.runtime.operating.rebuild_acts import Asker, Compared, Progress
 from infra.runtime.operating.rebuilding import Rebuild
 from infra.runtime.publishing.wakeup import Wakeups
@@ -95,6 +103,7 @@ class Models:
         """Begin to fold what is live by now, and leave what is not any more."""
         for wiring in self._wirings:
             known = await generations(self._engine.databases["projections"], wiring)
+            self._known.setdefault(wiring.name, max((it.number for it in known), default=0))
             live = {(wiring.name, it.number): it for it in known if it.live}
             for at, generation in live.items():
                 if at not in self._at_work:
@@ -110,16 +119,30 @@ class Models:
     async def _begin(self, wiring: ProjectionWiring, generation: Generation) -> Folded:
         number = generation.number
         folded = Folded(label(wiring.name, number), Vitals(), asyncio.Event())
-        if not generation.fits(wiring):
-            folded.vitals.stopped_because = unfit(wiring, generation)
+        if (why := self._not_ours(wiring, generation)) is not None:
+            folded.vitals.stopped_because = why
             log.error("not folded", consumer=folded.name, because=folded.vitals.stopped_because)
             return folded
+        if not generation.current(wiring):
+            await mix(self._engine.databases["projections"], wiring, number)
         batcher = await self._engine.batcher(wiring, number)
         await register(batcher.database, self._engine.admin, wiring, number, self._topics)
         consumer = Consumer(batcher, self._engine.settings.kafka, self._topics, self._wakeups)
         folded.vitals = consumer.vitals
         folded.task = asyncio.create_task(consumer.run(folded.stop), name=folded.name)
         return folded
+
+    def _not_ours(self, wiring: ProjectionWiring, generation: Generation) -> str | None:
+        """Say why this process does not fold a generation; `None` where it does."""
+        if not generation.fits(wiring):
+            return unfit(wiring, generation)
+        if generation.number > self._known[wiring.name] and not generation.current(wiring):
+            # Whoever has built it since this process began has later code.
+            return (
+                f"generation {generation.number} is built by other functions than this process has: "
+                "start it again with the release that built it"
+            )
+        return None
 
     async def _end(self, at: tuple[str, int]) -> None:
         folded = self._at_work.pop(at)
@@ -131,7 +154,7 @@ class Models:
 
     def _rebuild(self, wiring: ProjectionWiring, known: list[Generation]) -> None:
         active, standby = serving(wiring, known), of_standing(known, "standby")
-        if active.number > self._known.setdefault(wiring.name, max(it.number for it in known)):
+        if active.number > self._known[wiring.name]:
             # Somebody has switched since: what differs from this process's code is not behind it.
             return
         if standby is not None and standby.number > active.number and standby.current(wiring):
