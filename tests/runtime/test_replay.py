@@ -41,6 +41,7 @@ from infra.runtime.operating.replay_range import (
 )
 from infra.runtime.operating.replay_steps import Only
 from infra.runtime.operating.replaying import Replaying, batcher_for, check_allowed, replay, steps_for
+from tests.runtime.test_effects import Outside, acting, all_done, until
 from tests.shop.bench import SCHEMAS, TENANT, Bench, shop
 from tests.shop.events import Filled, Join, Paid, Put, Recalled, Sent, Ship
 from tests.shop.handlers import BROKEN
@@ -504,6 +505,19 @@ async def test_outside_effects_are_written_down_once(bench: Bench, log: Log) -> 
     assert counts(await log.replay(SHIP, COMMANDS)) == (3, 0, 0, 0)
     assert counts(await log.replay(SHIP, COMMANDS)) == (0, 3, 0, 0)
     assert len(await bench.rows("effects")) == 3
+
+
+async def test_outside_effects_that_are_done_again_have_outcomes_of_their_own(bench: Bench, log: Log) -> None:
+    basket, outside = uuid4(), Outside()
+    await log.sent(Ship(basket_id=basket))
+    await log.register(SHIP)
+    async with acting(bench, outside):
+        for again in (False, True):
+            assert counts(await log.replay(SHIP, COMMANDS, again=again)) == (1, 0, 0, 0)
+            await until(lambda: all_done(bench))
+    assert len(outside.taken[basket]) == len(set(outside.taken[basket])) == 2
+    receipts = await bench.rows("events")
+    assert {json.loads(row["payload"])["receipt"] for row in receipts} == {"receipt 1", "receipt 2"}
 
 
 async def test_a_message_that_the_database_refuses_is_found_and_parked(bench: Bench, log: Log) -> None:

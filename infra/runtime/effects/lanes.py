@@ -33,6 +33,7 @@ from infra.postgres.writes import Writes, arrays
 from infra.runtime.catalog import EffectWiring
 from infra.runtime.catalog.signatures import KEY, META, NEW_ID, NOW, Port, Signature
 from infra.runtime.consuming.batch import Outrun
+from infra.runtime.effects.recording import effect_id
 from infra.runtime.folding.injection import Ids, flattened, metadata_of
 from infra.runtime.folding.streams import Attempt, Streams
 from infra.runtime.messages.codec import Codec, Incoming
@@ -345,7 +346,7 @@ class Lanes:
                 arguments[name] = {
                     NOW: incoming.record.at,
                     META: metadata_of(incoming.envelope),
-                    NEW_ID: Ids(self._wiring.name, incoming.envelope),
+                    NEW_ID: Ids(self._scope(effect), incoming.envelope),
                     KEY: str(effect.id),
                 }[str(need)]
         function: Callable[..., Awaitable[object]] = signature.function
@@ -425,6 +426,11 @@ class Lanes:
             await self._publish(tx, [it for it in batch if it.effect.id in held])
         return len(held)
 
+    def _scope(self, effect: Leased) -> str:
+        """Give what ids of an outcome are derived from: what a replay has caused anew has new ones."""
+        name = self._wiring.name
+        return name if effect.id == effect_id(name, effect.incoming.envelope) else f"{name}/{effect.id}"
+
     async def _publish(self, tx: Connection, batch: list[Ended]) -> None:
         decider = self._wiring.decider
         streams = Streams(decider, self._codec)
@@ -442,7 +448,7 @@ class Lanes:
         for it in batch:
             attempt = Attempt()
             for message in it.outcome:
-                streams.emit(attempt, self._wiring.name, it.effect.incoming, message, now)
+                streams.emit(attempt, self._scope(it.effect), it.effect.incoming, message, now)
             streams.merge(attempt)
         writes = Writes()
         await streams.save(tx, writes)

@@ -13,7 +13,13 @@ from infra.postgres.writes import Writes, arrays
 from infra.runtime.catalog import EffectWiring
 from infra.runtime.messages.codec import Incoming
 from infra.runtime.messages.delivery import Delivery
+from infra.runtime.messages.envelope import Envelope
 from infra.runtime.messages.ids import derived_id
+
+
+def effect_id(scope: str, envelope: Envelope) -> UUID:
+    """Give the id of the effect that a message asks for, in the scope of its delivery."""
+    return derived_id(scope, envelope.tenant, envelope.source, envelope.id, "effect")
 
 
 class Recording:
@@ -37,7 +43,7 @@ class Recording:
         envelope = incoming.envelope
         self._due.append(
             (
-                derived_id(self._scope, envelope.tenant, envelope.source, envelope.id, "effect"),
+                effect_id(self._scope, envelope),
                 envelope.tenant,
                 incoming.key,
                 incoming.contract.name,
