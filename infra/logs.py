@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,14 +12,17 @@ from typing import IO, Final
 
 import structlog
 
-_LIBRARIES: Final = '{"level":"%(levelname)s","logger":"%(name)s","event":"%(message)s"}'
+SAYS_AGAIN_S: Final = 10.0
+"""So long a library's message is not said again: every client says over and over that a broker is away."""
+KEPT: Final = 1_000
+"""So many different messages are remembered."""
 
 
 def configure(process: str) -> None:
     """Log as JSON lines; libraries' warnings too."""
     _to(sys.stderr, for_ever=True)
     structlog.contextvars.bind_contextvars(process=process)
-    logging.basicConfig(stream=sys.stderr, level=logging.ERROR, format=_LIBRARIES)
+    logging.basicConfig(handlers=[_libraries(sys.stderr)], level=logging.ERROR)
 
 
 @contextmanager
@@ -28,14 +32,51 @@ def logged_to(path: Path) -> Generator[None]:
     before = structlog.get_config()
     with path.open("a", encoding="utf-8") as file:
         _to(file, for_ever=False)
-        libraries = logging.StreamHandler(file)
-        libraries.setFormatter(logging.Formatter(_LIBRARIES))
+        libraries = _libraries(file)
         logging.getLogger().addHandler(libraries)
         try:
             yield
         finally:
             logging.getLogger().removeHandler(libraries)
             structlog.configure(**before)
+
+
+def _libraries(stream: IO[str]) -> logging.Handler:
+    """What libraries log, in the form of ours."""
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[
+                structlog.stdlib.add_log_level,
+                structlog.stdlib.add_logger_name,
+                structlog.processors.TimeStamper(fmt="iso", utc=True),
+            ],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.format_exc_info,
+                structlog.processors.JSONRenderer(),
+            ],
+        )
+    )
+    handler.addFilter(_NowAndThen())
+    return handler
+
+
+class _NowAndThen(logging.Filter):
+    """Lets a message pass once in `SAYS_AGAIN_S`, whatever its arguments are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: dict[tuple[str, str], float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        what, now = (record.name, str(record.msg)), time.monotonic()
+        if now - self._said.get(what, -SAYS_AGAIN_S) < SAYS_AGAIN_S:
+            return False
+        if len(self._said) > KEPT:
+            self._said.clear()
+        self._said[what] = now
+        return True
 
 
 def _to(stream: IO[str], *, for_ever: bool) -> None:

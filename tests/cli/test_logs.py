@@ -1,0 +1,23 @@
+"""What libraries log: in the form of the platform's own lines, and not over and over."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+from infra.logs import logged_to
+
+
+def test_what_a_library_says_over_and_over_is_one_line_with_its_time(tmp_path: Path) -> None:
+    library = logging.getLogger("library")
+    with logged_to(tmp_path / "some.log"):
+        for number in range(100):
+            library.error('no "broker" at %s', number)
+        library.error("another")
+    lines = [json.loads(line) for line in (tmp_path / "some.log").read_text().splitlines()]
+    assert [(line["event"], line["logger"], line["level"]) for line in lines] == [
+        ('no "broker" at 0', "library", "error"),
+        ("another", "library", "error"),
+    ]
+    assert all(line["timestamp"].endswith("Z") for line in lines)
