@@ -29,6 +29,7 @@ def configure(process: str) -> None:
 def logged_to(path: Path) -> Generator[None]:
     """Log to a file for a while: what a command shows is for people."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch(mode=0o600)
     before = structlog.get_config()
     with path.open("a", encoding="utf-8") as file:
         _to(file, for_ever=False)

@@ -96,10 +96,12 @@ async def _opened() -> AsyncGenerator[tuple[Engine, asyncio.Event]]:
 
 
 async def _rebuild(wiring: ProjectionWiring, parallel: int, why: str, *, yes: bool) -> Code:
+    from infra.postgres.database import TRANSIENT
     from infra.runtime.operating.rebuild_acts import Asker
     from infra.runtime.operating.rebuilding import Rebuild
 
     model = wiring.projection.name
+    passing: tuple[type[BaseException], ...] = TRANSIENT
     progress = Progress()
 
     async with _opened() as (engine, stop):
@@ -118,7 +120,11 @@ async def _rebuild(wiring: ProjectionWiring, parallel: int, why: str, *, yes: bo
             return yes or await _asked(f"switch readers of {model} to it? [y/N] ", stop)
 
         asker = Asker(getpass.getuser(), why, tell, agree)
-        done = await Rebuild(engine, wiring, asker, processes=parallel).run(stop)
+        try:
+            done = await Rebuild(engine, wiring, asker, processes=parallel).run(stop)
+        except passing as away:
+            msg = f"the database is away ({away}); what is built is kept, go on: triplane rebuild {model}"
+            raise CommandError(msg) from away
     progress.line()
     if not done.switched:
         kept = f"generation {done.generation} is kept as far as it is; go on: triplane rebuild {model}"

@@ -15,6 +15,7 @@ def test_what_a_library_says_over_and_over_is_one_line_with_its_time(tmp_path: P
         for number in range(100):
             library.error('no "broker" at %s', number)
         library.error("another")
+    assert (tmp_path / "some.log").stat().st_mode & 0o077 == 0
     lines = [json.loads(line) for line in (tmp_path / "some.log").read_text().splitlines()]
     assert [(line["event"], line["logger"], line["level"]) for line in lines] == [
         ('no "broker" at 0', "library", "error"),
