@@ -17,7 +17,8 @@ from tests.benchmarks.checksum import digest
 from tests.benchmarks.harness import WrongAnswer, measure
 from tests.benchmarks.site import Site
 
-EVENTS = 2_000
+EVENTS = 5_000
+"""With 2,000 a floor needs less CPU than the clock of the system shows, and the first batch is most of it."""
 
 
 @pytest.fixture(scope="module")
@@ -41,11 +42,9 @@ async def test_all_contestants_agree_and_the_figures_are_complete(
     for shown in (case, *case["baselines"].values()):
         spread = shown["events_per_second"]
         assert 0 < spread["min"] <= spread["median"] <= spread["max"]
-        # A floor may need less than the clock shows.
-        assert shown["cpu_seconds"]["worker"] >= 0
+        assert shown["cpu_seconds"]["worker"] > 0
         assert shown["peak_rss_mb"] > 10
-    assert case["cpu_seconds"]["worker"] > 0
-    assert case["bytes_written"] > EVENTS * 100, "less than the rows"
+    assert case["bytes_written"] > EVENTS * 300, "less than was sent"
     assert case["ratios"].keys() == case["baselines"].keys()
     for goal in case["goals"]:
         assert goal["met"] == (goal["value"] >= goal["must"])
