@@ -130,6 +130,8 @@ class ReplayEnded(Event):
     """How many messages were applied (or copied); the other counts are of the same range."""
     duplicates: int
     parked: int
+    parked_before: int = 0
+    """How many were parked already, and stay so."""
     skipped: int
     who: ShortText
     at: Instant

@@ -39,7 +39,14 @@ def demo(
     ] = None,
 ) -> None:
     """Send a realistic stream from outside, and see what comes of it."""
-    lost = asyncio.run(_demo(events, seed if seed is not None else int(time.time())))
+    from infra.embedded.lock import HomeTaken, locked
+
+    try:
+        with locked(home_path() / "demo"):
+            lost = asyncio.run(_demo(events, seed if seed is not None else int(time.time())))
+    except HomeTaken as taken:
+        msg = f"{taken}: a demo runs already, and each would count what the other's messages came to; wait for it"
+        raise CommandError(msg, Code.REFUSED) from taken
     if lost:
         raise SystemExit(Code.FAILED)
 
@@ -141,17 +148,16 @@ async def _publish(settings: Settings, events: int, seed: int) -> dict[str, Any]
 async def _settle(settings: Settings, began: float) -> None:
     """Wait until nothing is under way any more, whatever is killed meanwhile."""
     from infra.demo.answers import pending
-    from infra.kafka.admin import Admin, BrokerUnavailable
-    from infra.postgres.database import TRANSIENT
+    from infra.kafka.admin import Admin
     from infra.runtime.catalog import discover
+    from infra.runtime.engine import AWAY
 
     admin, catalog, quiet, left = Admin(settings.kafka), discover(), 0, ""
-    passing: tuple[type[BaseException], ...] = (*TRANSIENT, BrokerUnavailable)
     while quiet < SETTLED_AFTER:
         try:
             async with _connected(settings) as connection:
                 now = await pending(connection, admin, catalog)
-        except passing as away:
+        except AWAY as away:
             quiet, left = 0, f"waiting   {away}"
         else:
             quiet = quiet + 1 if now.total == 0 else 0

@@ -225,12 +225,13 @@ async def _roll_back(wiring: ProjectionWiring, why: str) -> Code:
 
 
 async def _cancel(wiring: ProjectionWiring, why: str, *, yes: bool) -> Code:
-    from infra.runtime.folding.generations import generations, of_standing
+    from infra.runtime.folding.generations import generations
+    from infra.runtime.operating.rebuild_acts import half_built
     from infra.runtime.operating.rebuilding import cancel
 
     async with _opened() as (engine, _):
         # Nobody is asked about nothing.
-        if of_standing(await generations(engine.databases[wiring.schema], wiring), "building") is not None:
+        if half_built(wiring, await generations(engine.databases[wiring.schema], wiring)) is not None:
             confirm(f"throw away what is being built of {wiring.projection.name}", yes=yes)
         number = await cancel(engine, wiring, _asker(why))
     typer.echo(

@@ -137,6 +137,7 @@ class Supervisor:
             except TimeoutError:
                 with suppress(ProcessLookupError):
                     process.send_signal(signal.SIGKILL)
+                await process.wait()
         if child.keeper:
             child.keeper.cancel()
             with suppress(asyncio.CancelledError):

@@ -7,8 +7,8 @@ from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from infra.kafka.admin import Admin
-from infra.postgres.database import Database, open_database
+from infra.kafka.admin import Admin, BrokerUnavailable
+from infra.postgres.database import TRANSIENT, Database, open_database
 from infra.runtime.catalog import Catalog, DeciderWiring, EffectWiring, ProjectionWiring, SagaWiring, Wiring
 from infra.runtime.consuming.batch import Batcher, Folding
 from infra.runtime.consuming.tenancy import Tenancy
@@ -22,6 +22,9 @@ from infra.runtime.messages.codec import Codec
 from infra.runtime.messages.delivery import Delivery
 from infra.runtime.messages.vault import Vault
 from infra.settings import Settings
+
+AWAY: tuple[type[BaseException], ...] = (*TRANSIENT, BrokerUnavailable)
+"""What passes by itself where both the broker and the database are asked."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -160,6 +160,8 @@ async def measure(
     return {
         "case": case.name,
         "contestant": ours,
+        "asked_events": events,
+        "usual_events": case.events,
         **_shown(runs[ours]),
         "baselines": {name: _shown(runs[name]) for name in others},
         "ratios": ratios,

@@ -12,6 +12,8 @@ def lines(case: Mapping[str, Any]) -> Iterator[str]:
     """Write one case: a line for each contestant, then the goals."""
     yield ""
     yield f"{case['case']}: {case['events']:,} events"
+    if case["asked_events"] < case["usual_events"]:
+        yield f"  too few to judge by: beginnings weigh more than among the usual {case['usual_events']:,}"
     yield (
         f"  {'':<26}{'events/s: min':>14}{'median':>11}{'max':>11}"
         f"{'CPU s: worker':>15}{'database':>10}{'broker':>8}{'us/event':>10}{'RSS MB':>8}{'WAL MB':>8}{'ratio':>9}"

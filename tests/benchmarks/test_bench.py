@@ -48,7 +48,9 @@ async def test_all_contestants_agree_and_the_figures_are_complete(
     assert case["ratios"].keys() == case["baselines"].keys()
     for goal in case["goals"]:
         assert goal["met"] == (goal["value"] >= goal["must"])
-    assert "copy_merge_floor" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "copy_merge_floor" in said
+    assert "too few to judge by: beginnings weigh more than among the usual 200,000" in said
 
 
 @pytest.mark.parametrize(("case", "answer"), [("project", "both tables"), ("decide", "the events")])

@@ -12,6 +12,7 @@ import pytest
 from infra.embedded.process import ROOT, surroundings
 
 SCRIPT = ROOT / "triplane"
+INSTALLS = 'case "$*" in *install.py*) echo installed; exit 1;; esac'
 TOOLS = ["sh", "readlink", "dirname", "cksum"]
 
 
@@ -82,7 +83,10 @@ def test_a_home_without_a_name_is_a_usage_error(bare: Path, arguments: list[str]
     assert (done.returncode, done.stderr) == (2, "triplane: --home needs a directory\n")
 
 
-@pytest.mark.parametrize("command", ["status", "down", "query a b", "parked list"])
+@pytest.mark.parametrize(
+    "command",
+    ["status", "down", "query a b", "parked list", "catalog --json", "--version", "--help", "query -h", ""],
+)
 def test_where_there_is_no_home_nothing_is_installed_for_a_command_that_needs_one(
     bare: Path, tmp_path: Path, command: str
 ) -> None:
@@ -93,14 +97,27 @@ def test_where_there_is_no_home_nothing_is_installed_for_a_command_that_needs_on
     assert not (tmp_path / "hmoe").exists()
 
 
-@pytest.mark.parametrize(
-    "command",
-    ["up", "demo", "test", "bench", "catalog --json", "--version", "--help", "status --help", "query -h", ""],
-)
-def test_what_begins_a_home_or_needs_none_is_installed_for(bare: Path, tmp_path: Path, command: str) -> None:
-    fake_python(bare, 'case "$*" in *install.py*) echo installed; exit 1;; esac')
-    done = run("--home", str(tmp_path / "home"), *command.split(), path=bare)
+@pytest.mark.parametrize("command", ["up", "demo", "test", "bench"])
+def test_what_begins_a_home_is_installed_for(bare: Path, tmp_path: Path, command: str) -> None:
+    fake_python(bare, INSTALLS)
+    done = run("--home", str(tmp_path / "home"), command, path=bare)
     assert (done.stdout, done.stderr) == ("installed\n", "")
+
+
+@pytest.mark.parametrize(
+    "command", ["catalog --json", "--version", "--help", "status --help", "query -h", ""]
+)
+def test_what_needs_no_home_is_installed_for_in_one_that_is_there_and_in_the_usual_one(
+    bare: Path, tmp_path: Path, command: str
+) -> None:
+    fake_python(bare, INSTALLS)
+    copy = tmp_path / "copy" / "triplane"
+    (copy.parent / "tests").mkdir(parents=True)
+    for file in ("triplane", "requirements.lock", "tests/requirements.lock"):
+        shutil.copy(ROOT / file, copy.parent / file)
+    for arguments, script in ((["--home", str(tmp_path)], SCRIPT), ([], copy)):
+        done = run(*arguments, *command.split(), path=bare, script=script)
+        assert (done.stdout, done.stderr) == ("installed\n", "")
 
 
 @pytest.mark.parametrize("given", ["TRIPLANE_KAFKA", "TRIPLANE_POSTGRES", "secrets.json"])
@@ -108,7 +125,7 @@ def test_any_command_is_installed_for_beside_servers_of_one_s_own_and_in_a_home_
     bare: Path, tmp_path: Path, given: str
 ) -> None:
     """A home of an earlier release lacks this one's environment."""
-    fake_python(bare, 'case "$*" in *install.py*) echo installed; exit 1;; esac')
+    fake_python(bare, INSTALLS)
     (tmp_path / given).touch()
     kafka, postgres = ("there" if given == name else "" for name in ("TRIPLANE_KAFKA", "TRIPLANE_POSTGRES"))
     done = run("status", "--home", str(tmp_path), path=bare, TRIPLANE_KAFKA=kafka, TRIPLANE_POSTGRES=postgres)

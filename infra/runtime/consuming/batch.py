@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from infra.errors import TriplaneError, Unacceptable
 from infra.kafka.record import Place, Record, Spot
-from infra.postgres.database import DATA, Connection, Database, Row
+from infra.postgres.database import DATA, TRANSIENT, Connection, Database, Row
 from infra.postgres.writes import Table, Writes
 from infra.runtime.catalog import Wiring
 from infra.runtime.consuming import parking
@@ -89,6 +89,10 @@ class Counts:
 
 class Outrun(TriplaneError):
     """Another process has written the same in the meantime: read what is committed, and go on from there."""
+
+
+PASSING: tuple[type[BaseException], ...] = (*TRANSIENT, Outrun)
+"""What a batch is folded again after, from what is committed."""
 
 
 def outrun(taken: UniqueViolationError) -> Outrun:

@@ -22,9 +22,8 @@ from infra.errors import PositionLost
 from infra.kafka.admin import Topic
 from infra.kafka.reader import Reader
 from infra.kafka.record import Place, Record
-from infra.postgres.database import TRANSIENT
 from infra.runtime.catalog import ProjectionWiring
-from infra.runtime.consuming.batch import Batcher, Counts, Outrun, Position
+from infra.runtime.consuming.batch import PASSING, Batcher, Counts, Position
 from infra.runtime.messages.codec import Incoming, Rejected
 from infra.runtime.publishing.wakeup import Wakeups
 from infra.runtime.vitals import Vitals
@@ -45,7 +44,6 @@ PAUSE_S: Final = 5.0
 FAILING_S: Final = 5.0
 CANNOT_FETCH: Final = "cannot fetch"
 COMMIT_EVERY_S: Final = 5.0
-PASSING: tuple[type[BaseException], ...] = (*TRANSIENT, Outrun)
 BACKOFF_S: Final = (0.05, 0.2, 0.5, 1.0, 2.0)
 
 

@@ -32,7 +32,7 @@ from infra.postgres.database import TRANSIENT, Connection, Database
 from infra.postgres.writes import Writes, arrays
 from infra.runtime.catalog import EffectWiring
 from infra.runtime.catalog.signatures import KEY, META, NEW_ID, NOW, Port, Signature
-from infra.runtime.consuming.batch import Outrun
+from infra.runtime.consuming.batch import PASSING
 from infra.runtime.effects.recording import effect_id
 from infra.runtime.folding.injection import Ids, flattened, metadata_of
 from infra.runtime.folding.streams import Attempt, Streams
@@ -62,7 +62,6 @@ MAX_TRIES: Final = 8
 MAX_LOOKUPS: Final = 8
 BREAK_AFTER: Final = 5
 BREAK_S: Final = 5.0
-PASSING: tuple[type[BaseException], ...] = (*TRANSIENT, Outrun)
 
 # In order, each is looked at for an open one of its key before it: what is done costs nothing, and what is far behind is
 # not looked at. That it has not ended is said twice, as each index says it.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
 from infra.postgres.database import Connection
 from infra.runtime.catalog import ProjectionWiring
@@ -109,32 +109,44 @@ async def view_names(
     a shape that loses or retypes a column gets the newest other version that has no column which the shape lacks, or a new
     one, and the view of the serving generation stays where it is.
     """
+    return {base: it.chosen for base, it in (await _choices(tx, wiring, generation, serving)).items()}
+
+
+class _Choice(NamedTuple):
+    """The view that is to show a table, the table's columns, and the versions of that view that there are."""
+
+    chosen: str
+    table: Columns
+    versions: dict[str, Columns]
+
+
+async def _choices(
+    tx: Connection, wiring: ProjectionWiring, generation: int, serving: Mapping[str, str]
+) -> dict[str, _Choice]:
     tables = await stored_columns(
         tx, "projections", [f"{view}_g{generation}" for view in wiring.rows.values()]
     )
-    chosen: dict[str, str] = {}
+    choices: dict[str, _Choice] = {}
     for base in wiring.rows.values():
-        versions = await _versions(tx, base)
+        table, versions = tables[f"{base}_g{generation}"], await _versions(tx, base)
         candidates = [it for it in (serving.get(base), *reversed(versions)) if it in versions]
-        fitting = (it for it in candidates if it and appends(versions[it], tables[f"{base}_g{generation}"]))
+        fitting = (it for it in candidates if it and appends(versions[it], table))
         unused = base if not versions else f"{base}_v{max(map(_version, versions)) + 1}"
-        chosen[base] = next(fitting, unused)
-    return chosen
+        choices[base] = _Choice(next(fitting, unused), table, versions)
+    return choices
 
 
 async def show(
     tx: Connection, wiring: ProjectionWiring, generation: int, serving: Mapping[str, str]
 ) -> dict[str, str]:
     """Let views show a generation: those that `view_names` gives, which are given, and every version that fits it."""
-    chosen = await view_names(tx, wiring, generation, serving)
+    choices = await _choices(tx, wiring, generation, serving)
     for row, base in wiring.rows.items():
-        model = read_model(row, base, generation)
-        stored = (await stored_columns(tx, "projections", [model.table]))[model.table]
-        versions = {chosen[base]: Columns(), **await _versions(tx, base)}
-        for name, shown in versions.items():
-            if name == chosen[base] or appends(shown, stored):
-                await _make_view(tx, model, name, shown, stored)
-    return chosen
+        model, it = read_model(row, base, generation), choices[base]
+        for name, shown in {it.chosen: Columns(), **it.versions}.items():
+            if name == it.chosen or appends(shown, it.table):
+                await _make_view(tx, model, name, shown, it.table)
+    return {base: it.chosen for base, it in choices.items()}
 
 
 async def show_again(tx: Connection, generation: int, views: Mapping[str, str]) -> None:

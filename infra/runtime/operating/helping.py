@@ -13,20 +13,18 @@ import sys
 import structlog
 import uvloop
 
-from infra.errors import TriplaneError
 from infra.logs import logged_to
-from infra.postgres.database import TRANSIENT
 from infra.runtime import collector
 from infra.runtime.catalog import discover
 from infra.runtime.engine import open_engine
 from infra.runtime.folding.generations import generations, serving
 from infra.runtime.operating.building import bounded, folding, topics_of
+from infra.runtime.operating.rebuild_acts import WRONG
 from infra.runtime.operating.switching import positions
 from infra.settings import Settings
 
 log = structlog.get_logger(__name__)
 LOOK_S = 0.25
-WRONG: tuple[type[BaseException], ...] = (TriplaneError, *TRANSIENT)
 
 
 async def _help(settings: Settings, model: str, number: int) -> None:

@@ -8,14 +8,16 @@ from dataclasses import dataclass
 from typing import Final
 
 from events import Event
-from infra.errors import Refused
-from infra.postgres.database import Connection
+from infra.errors import Refused, TriplaneError
+from infra.postgres.database import TRANSIENT, Connection
 from infra.runtime.catalog import ProjectionWiring
 from infra.runtime.engine import Engine
 from infra.runtime.folding.generations import Generation, of_standing
 from infra.runtime.operating import acts
 from infra.runtime.operating.diffing import TableDiff
 
+WRONG: tuple[type[BaseException], ...] = (TriplaneError, *TRANSIENT)
+"""What may end one try, and leaves everything to go on from."""
 _AS_PROJECTIONS: Final = "SET LOCAL ROLE triplane_projections; SET LOCAL search_path = projections"
 _AS_OPERATIONS: Final = "SET LOCAL ROLE NONE; SET LOCAL search_path = operations"
 

@@ -143,8 +143,14 @@ class Rebuild:
             building = half_built(self._wiring, known)
             if building is not None and not building.current(self._wiring):
                 # The code has changed since it was begun: what it has would be of two kinds.
-                await self._note_end(tx, building.number)
-                await _throw_away(tx, self._wiring, building)
+                await _throw_away(
+                    tx,
+                    self._engine,
+                    self._wiring,
+                    building,
+                    self._asker,
+                    "built by other code than now asked for",
+                )
                 building = None
             if building is None:
                 number = await make(tx, self._wiring, known, "building")
@@ -378,17 +384,6 @@ class Rebuild:
             return False
         return True
 
-    async def _note_end(self, tx: Connection, number: int) -> None:
-        act = RebuildCancelled(
-            operation_id=acts.new_operation(),
-            model=self._wiring.projection.name,
-            generation=number,
-            who=self._asker.who,
-            why="built by other code than now asked for",
-            at=datetime.now(UTC),
-        )
-        await record(tx, self._engine, act, self._asker)
-
     async def _note_start(self, tx: Connection, blue: int, number: int) -> None:
         act = RebuildStarted(
             operation_id=acts.new_operation(),
@@ -420,7 +415,10 @@ class _Either:
         return True
 
 
-async def _throw_away(tx: Connection, wiring: ProjectionWiring, building: Generation) -> None:
+async def _throw_away(
+    tx: Connection, engine: Engine, wiring: ProjectionWiring, building: Generation, asker: Asker, why: str
+) -> None:
+    """Take a half-built generation away, in a transaction of `acting`."""
     await drop(tx, wiring.name, building.number, building.views)
     await stand(tx, wiring, building.number, "retired")
     await tx.execute(
@@ -428,6 +426,15 @@ async def _throw_away(tx: Connection, wiring: ProjectionWiring, building: Genera
         wiring.projection.name,
         building.number,
     )
+    act = RebuildCancelled(
+        operation_id=acts.new_operation(),
+        model=wiring.projection.name,
+        generation=building.number,
+        who=asker.who,
+        why=why,
+        at=datetime.now(UTC),
+    )
+    await record(tx, engine, act, asker)
 
 
 async def cancel(engine: Engine, wiring: ProjectionWiring, asker: Asker) -> int | None:
@@ -449,14 +456,5 @@ async def cancel(engine: Engine, wiring: ProjectionWiring, asker: Asker) -> int 
         building = half_built(wiring, await locked(tx, wiring))
         if building is None:
             return None
-        await _throw_away(tx, wiring, building)
-        act = RebuildCancelled(
-            operation_id=acts.new_operation(),
-            model=wiring.projection.name,
-            generation=building.number,
-            who=asker.who,
-            why=asker.why,
-            at=datetime.now(UTC),
-        )
-        await record(tx, engine, act, asker)
+        await _throw_away(tx, engine, wiring, building, asker, asker.why)
     return building.number

@@ -25,7 +25,7 @@ from pydantic_core import from_json, to_json
 
 from infra.kafka.admin import Topic
 from infra.postgres.database import TRANSIENT, Connection, Database
-from infra.runtime.consuming.batch import Counts, Outrun
+from infra.runtime.consuming.batch import PASSING, Counts
 from infra.runtime.consuming.parking import Scope
 from infra.runtime.messages.codec import Incoming, Rejected
 from infra.runtime.operating.replay_range import Range, ReplayRefused, WrongCall
@@ -34,7 +34,6 @@ from infra.runtime.operating.replay_steps import Only, Opened
 log = structlog.get_logger(__name__)
 
 LEASE_S: Final = 15.0
-PASSING: tuple[type[BaseException], ...] = (*TRANSIENT, Outrun)
 BACKOFF_S: Final = (0.1, 0.5, 1.0, 2.0, 4.0, 8.0)
 UNREADABLE: Final = "(unreadable)"
 """Stands for the type of a message whose envelope cannot be read."""

@@ -13,12 +13,12 @@ from typing import Any, Final
 
 import structlog
 
-from infra.kafka.admin import Admin, BrokerUnavailable, Topic
+from infra.kafka.admin import Admin, Topic
 from infra.kafka.record import Place
-from infra.postgres.database import TRANSIENT
 from infra.postgres.writes import Writes
 from infra.runtime.catalog import SagaWiring
 from infra.runtime.consuming.batch import Batcher
+from infra.runtime.engine import AWAY
 from infra.runtime.folding.stepping import Stepping, parking_key
 from infra.runtime.publishing.wakeup import Wakeups
 from infra.runtime.vitals import Vitals
@@ -26,7 +26,6 @@ from infra.runtime.vitals import Vitals
 log = structlog.get_logger(__name__)
 
 POLL_S: Final = 0.5
-PASSING: tuple[type[BaseException], ...] = (*TRANSIENT, BrokerUnavailable)
 BATCH: Final = 200
 
 
@@ -58,7 +57,7 @@ class Deadlines:
             fired = 0
             try:
                 fired = await self._one_turn()
-            except PASSING as passing:
+            except AWAY as passing:
                 log.warning("deadlines wait", saga=self._wiring.saga.name, error=repr(passing))
                 self._barrier = None
             except Exception:

@@ -15,13 +15,12 @@ from typing import Final
 
 import structlog
 
-from infra.errors import Refused, TriplaneError
-from infra.kafka.admin import BrokerUnavailable, Topic
-from infra.postgres.database import TRANSIENT
+from infra.errors import Refused
+from infra.kafka.admin import Topic
 from infra.runtime.catalog import ProjectionWiring
 from infra.runtime.consuming.consumer import Consumer, label
 from infra.runtime.consuming.first_start import register
-from infra.runtime.engine import Engine
+from infra.runtime.engine import AWAY, Engine
 from infra.runtime.folding.generations import (
     Generation,
     behind,
@@ -31,7 +30,7 @@ from infra.runtime.folding.generations import (
     serving,
     unfit,
 )
-from infra.runtime.operating.rebuild_acts import Asker, Compared, Progress
+from infra.runtime.operating.rebuild_acts import WRONG, Asker, Compared, Progress
 from infra.runtime.operating.rebuilding import Rebuild
 from infra.runtime.publishing.wakeup import Wakeups
 from infra.runtime.vitals import Vitals
@@ -43,8 +42,6 @@ ITSELF: Final = "triplane"
 """Who rebuilds what nobody has asked for."""
 AGAIN_S: Final = 10.0
 TELL_S: Final = 5.0
-PASSING: tuple[type[BaseException], ...] = (*TRANSIENT, BrokerUnavailable)
-WRONG: tuple[type[BaseException], ...] = (TriplaneError, *TRANSIENT)
 
 
 @dataclass(slots=True, eq=False)
@@ -90,7 +87,7 @@ class Models:
                 self.vitals.turned_at = time.time()
                 try:
                     await self.look()
-                except PASSING as passing:
+                except AWAY as passing:
                     log.warning("generations are not known", error=repr(passing))
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(stop.wait(), LOOK_S)
