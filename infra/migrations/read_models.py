@@ -19,6 +19,7 @@ from infra.runtime.folding.generations import (
     columns_json,
     locked,
     make,
+    release,
     serving,
     stand,
 )
@@ -73,7 +74,9 @@ async def _ensure(tx: Connection, wiring: ProjectionWiring) -> str | None:
         number = await make(tx, wiring, known, "active")
         await stand(tx, wiring, number, "active", await show(tx, wiring, number, {}))
         await ensure_indexes(tx, wiring, number)
+        await release(tx, wiring)
         return "has its first generation"
+    await release(tx, wiring)
     active = serving(wiring, known)
     if active.code is None and await _same_columns(tx, wiring, active):
         await _adopt(tx, wiring, active)

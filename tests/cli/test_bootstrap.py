@@ -91,10 +91,13 @@ def test_where_there_is_no_home_nothing_is_installed_for_a_command_that_needs_on
     bare: Path, tmp_path: Path, command: str
 ) -> None:
     fake_python(bare, "echo installed")
-    done = run(*command.split(), "--home", str(tmp_path / "hmoe"), path=bare)
-    said = f"triplane: no Triplane home at {tmp_path}/hmoe: `triplane up` makes one; is --home (or TRIPLANE_HOME) right?\n"
-    assert (done.returncode, done.stdout, done.stderr) == (2, "", said)
-    assert not (tmp_path / "hmoe").exists()
+    (tmp_path / "something else").mkdir()
+    for name in ("hmoe", "something else"):
+        done = run(*command.split(), "--home", str(tmp_path / name), path=bare)
+        said = f"triplane: no Triplane home at {tmp_path}/{name}: `triplane up` makes one; is --home (or TRIPLANE_HOME) right?\n"
+        assert (done.returncode, done.stdout, done.stderr) == (2, "", said)
+    assert [it.name for it in tmp_path.iterdir() if it.name != "bin"] == ["something else"]
+    assert not any((tmp_path / "something else").iterdir())
 
 
 @pytest.mark.parametrize("command", ["up", "demo", "test", "bench"])
@@ -115,6 +118,7 @@ def test_what_needs_no_home_is_installed_for_in_one_that_is_there_and_in_the_usu
     (copy.parent / "tests").mkdir(parents=True)
     for file in ("triplane", "requirements.lock", "tests/requirements.lock"):
         shutil.copy(ROOT / file, copy.parent / file)
+    (tmp_path / "secrets.json").touch()
     for arguments, script in ((["--home", str(tmp_path)], SCRIPT), ([], copy)):
         done = run(*arguments, *command.split(), path=bare, script=script)
         assert (done.stdout, done.stderr) == ("installed\n", "")

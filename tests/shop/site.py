@@ -233,18 +233,29 @@ class Site:
         await self.until(done)
 
 
+_templates: dict[str, str] = {}
+"""The migrated database that sites are copies of, by the server's address: to migrate takes longer than all else of a short test."""
+
+
 @asynccontextmanager
 async def opened(platform: Settings, **settings: Any) -> AsyncGenerator[Site]:
     """Open a site with a database of its own, migrated."""
+    if platform.postgres not in _templates:
+        name = f"site_{uuid4().hex}"
+        await administered(platform.postgres, f"CREATE DATABASE {name}")
+        await _site(platform, name).migrate()
+        _templates[platform.postgres] = name
     name = f"site_{uuid4().hex}"
-    await administered(platform.postgres, f"CREATE DATABASE {name}")
-    address = urlunsplit(urlsplit(platform.postgres)._replace(path=f"/{name}"))
+    await administered(platform.postgres, f"CREATE DATABASE {name} TEMPLATE {_templates[platform.postgres]}")
     try:
-        site = Site(replace(platform, postgres=address, **{"rebuilds_itself": False, **settings}))
-        await site.migrate()
-        yield site
+        yield _site(platform, name, **settings)
     finally:
         await administered(platform.postgres, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def _site(platform: Settings, name: str, **settings: Any) -> Site:
+    address = urlunsplit(urlsplit(platform.postgres)._replace(path=f"/{name}"))
+    return Site(replace(platform, postgres=address, **{"rebuilds_itself": False, **settings}))
 
 
 def filled(number: int, colours: int = 7) -> list[Message]:

@@ -39,6 +39,11 @@ READABLE: Final = """SELECT generation FROM projections.generations
 """Which generation a process reads, given the model's name and what its code asks for (`asked_for`): the one that serves, or
 while that has lost or retyped a column, the last one before that is still kept."""
 
+RELEASE: Final = """INSERT INTO projections.releases AS known (projection, code, generation)
+    SELECT $1, $2, coalesce(max(generation), 0) FROM projections.generations WHERE projection = $1
+    ON CONFLICT (projection, code) DO UPDATE SET generation = {}.generation RETURNING generation"""
+"""Keeps when code was deployed: {} is what was `known` of it before, or what is there by now (`excluded`)."""
+
 
 class Behind(TriplaneError):
     """No rows that are kept have what is asked for; the text says what those that serve lack, and the remedy."""
@@ -246,6 +251,18 @@ async def mix(database: Executes, wiring: ProjectionWiring, number: int) -> None
         MIXED,
         code(wiring),
     )
+
+
+async def release(tx: Connection, wiring: ProjectionWiring) -> None:
+    """Note that the code of this process is deployed now: what other code has built so far, it may fold, and is to replace."""
+    await tx.execute(RELEASE.format("excluded"), wiring.projection.name, code(wiring))
+
+
+async def released(database: Fetches, wiring: ProjectionWiring) -> int:
+    """Give the latest generation that was there when the code of this process was deployed: a later one may be of later code."""
+    rows = await database.fetch(RELEASE.format("known"), wiring.projection.name, code(wiring))
+    number: int = rows[0]["generation"]
+    return number
 
 
 async def stand(

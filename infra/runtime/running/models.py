@@ -27,6 +27,7 @@ from infra.runtime.folding.generations import (
     generations,
     mix,
     of_standing,
+    released,
     serving,
     unfit,
 )
@@ -72,7 +73,7 @@ class Models:
         self._rebuilding: asyncio.Task[None] | None = None
         self._rebuild_after = 0.0
         self._known: dict[str, int] = {}
-        """The latest generation of each model that was there when this process began: a later one may be of later code."""
+        """The latest generation of each model that was there when this code was deployed: a later one may be of later code."""
         self._stopping = asyncio.Event()
 
     @property
@@ -99,8 +100,10 @@ class Models:
     async def look(self) -> None:
         """Begin to fold what is live by now, and leave what is not any more."""
         for wiring in self._wirings:
-            known = await generations(self._engine.databases["projections"], wiring)
-            self._known.setdefault(wiring.name, max((it.number for it in known), default=0))
+            database = self._engine.databases["projections"]
+            known = await generations(database, wiring)
+            if wiring.name not in self._known:
+                self._known[wiring.name] = await released(database, wiring)
             live = {(wiring.name, it.number): it for it in known if it.live}
             for at, generation in live.items():
                 if at not in self._at_work:
@@ -134,10 +137,11 @@ class Models:
         if not generation.fits(wiring):
             return unfit(wiring, generation)
         if generation.number > self._known[wiring.name] and not generation.current(wiring):
-            # Whoever has built it since this process began has later code.
+            # Whoever has built it since this code was deployed has later code.
             return (
                 f"generation {generation.number} is built by other functions than this process has: "
-                "start it again with the release that built it"
+                "start it again with the release that built it; "
+                f"if this is the one to go on with, run: triplane rebuild {wiring.projection.name}"
             )
         return None
 
