@@ -463,6 +463,7 @@ def _hit(wiring: Wiring, topic: str, kinds: list[str]) -> list[str]:
                     [adopter] if adopter else [*wiring.keepers.get(kind, ()), *wiring.deciders.get(kind, ())]
                 )
             case EffectWiring():
+                found += [wiring.finder] if wiring.finder is not None else []
                 found.append(wiring.action)
             case SagaWiring():
                 found += [wiring.starters[kind]] if kind in wiring.starters else []

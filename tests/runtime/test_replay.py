@@ -25,6 +25,7 @@ from infra.kafka.record import Place, Record
 from infra.kafka.writer import Sendable, Writer
 from infra.runtime.consuming.batch import Counts, Position
 from infra.runtime.engine import open_engine
+from infra.runtime.messages.delivery import Delivery
 from infra.runtime.operating import parked as repair
 from infra.runtime.operating import replay_job, replay_range, replay_steps, replaying
 from infra.runtime.operating.replay_copy import check_same, copy, rehearsed, target
@@ -507,17 +508,37 @@ async def test_outside_effects_are_written_down_once(bench: Bench, log: Log) -> 
     assert len(await bench.rows("effects")) == 3
 
 
-async def test_outside_effects_that_are_done_again_have_outcomes_of_their_own(bench: Bench, log: Log) -> None:
+async def shipped_again(bench: Bench, log: Log, *, forgotten: bool) -> tuple[list[int], list[str]]:
+    """Replay what ships a basket three times; give how often it was taken after each, and the receipts that came of it."""
     basket, outside = uuid4(), Outside()
     await log.sent(Ship(basket_id=basket))
     await log.register(SHIP)
+    taken = []
     async with acting(bench, outside):
-        for again in (False, True):
+        for again in (False, True, True):
             assert counts(await log.replay(SHIP, COMMANDS, again=again)) == (1, 0, 0, 0)
             await until(lambda: all_done(bench))
-    assert len(outside.taken[basket]) == len(set(outside.taken[basket])) == 2
-    receipts = await bench.rows("events")
-    assert {json.loads(row["payload"])["receipt"] for row in receipts} == {"receipt 1", "receipt 2"}
+            taken.append(len(outside.taken[basket]))
+            if forgotten:
+                outside.taken.clear()
+    assert await bench.reasons() == [], "outcomes have ids of their own"
+    return taken, [json.loads(row["payload"])["receipt"] for row in await bench.rows("events")]
+
+
+async def test_what_a_replay_finds_outside_is_not_done_again(bench: Bench, log: Log) -> None:
+    assert await shipped_again(bench, log, forgotten=False) == ([1, 1, 1], 3 * ["receipt 1"])
+
+
+async def test_what_a_replay_does_not_find_outside_is_done_again(bench: Bench, log: Log) -> None:
+    assert await shipped_again(bench, log, forgotten=True) == ([1, 1, 1], 3 * ["receipt 1"])
+
+
+async def test_the_mutant_that_does_not_look_first_does_it_again(
+    bench: Bench, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Delivery, "of_replay", False)
+    taken, receipts = await shipped_again(bench, log, forgotten=False)
+    assert (taken, sorted(receipts)) == ([1, 2, 3], ["receipt 1", "receipt 2", "receipt 3"])
 
 
 async def test_a_message_that_the_database_refuses_is_found_and_parked(bench: Bench, log: Log) -> None:

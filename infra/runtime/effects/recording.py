@@ -23,12 +23,16 @@ def effect_id(scope: str, envelope: Envelope) -> UUID:
 
 
 class Recording:
-    """One batch of an `async def` handler's consumer: it only writes down what is to be done."""
+    """One batch of an `async def` handler's consumer: it only writes down what is to be done.
+
+    What a replay asks for may have been done before, under another id: it is looked up first, where it can be.
+    """
 
     def __init__(self, wiring: EffectWiring, delivery: Delivery) -> None:
         """Write down effects for `wiring`; `delivery` is how the messages come."""
         self._wiring = wiring
         self._scope = delivery.scope
+        self._standing = "started" if delivery.of_replay and wiring.finder is not None else "due"
         self._due: list[tuple[UUID, str, str, str, str, bytes | None, datetime]] = []
 
     def keys(self, incoming: Incoming) -> tuple[str, ...]:
@@ -58,11 +62,12 @@ class Recording:
         if not self._due:
             return
         writes.add(
-            """INSERT INTO effects (id, consumer, tenant, key, type, headers, value, appended_at)
-               SELECT id, $1, tenant, key, type, headers::json, value, appended_at
-               FROM unnest($2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bytea[], $8::timestamptz[])
+            """INSERT INTO effects (id, consumer, standing, tenant, key, type, headers, value, appended_at)
+               SELECT id, $1, $2, tenant, key, type, headers::json, value, appended_at
+               FROM unnest($3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[], $8::bytea[], $9::timestamptz[])
                  AS e (id, tenant, key, type, headers, value, appended_at)
                ON CONFLICT (id) DO NOTHING""",
             self._wiring.name,
+            self._standing,
             *arrays(self._due),
         )

@@ -17,6 +17,11 @@ class Delivery:
     """The replay in which messages count as new ones, whatever has come of them before."""
 
     @property
+    def of_replay(self) -> bool:
+        """Whether a replay delivers."""
+        return self.repeated or self.anew is not None
+
+    @property
     def scope(self) -> str:
         """What inbox marks and the ids of outputs are derived from."""
         return self.consumer if self.anew is None else f"{self.consumer}/{self.anew}"
