@@ -12,6 +12,8 @@ from typing import IO, Final
 
 import structlog
 
+from infra.postgres.database import TRANSIENT
+
 SAYS_AGAIN_S: Final = 10.0
 """So long a library's message is not said again: every client says over and over that a broker is away."""
 KEPT: Final = 1_000
@@ -54,6 +56,7 @@ def _libraries(stream: IO[str]) -> logging.Handler:
             ],
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                _brief,
                 structlog.processors.format_exc_info,
                 structlog.processors.JSONRenderer(),
             ],
@@ -61,6 +64,15 @@ def _libraries(stream: IO[str]) -> logging.Handler:
     )
     handler.addFilter(_NowAndThen())
     return handler
+
+
+def _brief(_: object, __: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Write what passes by itself without its stack."""
+    error = line.get("exc_info")
+    if isinstance(error, tuple) and isinstance(error[1], TRANSIENT):
+        del line["exc_info"]
+        line["error"] = repr(error[1])
+    return line
 
 
 class _NowAndThen(logging.Filter):

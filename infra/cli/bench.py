@@ -16,7 +16,9 @@ commands = typer.Typer()
 @commands.command()
 def bench(
     cases: Annotated[list[str] | None, typer.Argument(help="`project`, ...; all of them by default.")] = None,
-    events: Annotated[int | None, typer.Option(min=100, help="Scale every case to so many events.")] = None,
+    events: Annotated[
+        int | None, typer.Option(min=100, max=10_000_000, help="Scale every case to so many events.")
+    ] = None,
     repeat: Annotated[int, typer.Option(min=1, help="How often every contestant runs.")] = 3,
     json: Annotated[Path | None, typer.Option(help="Write the figures into this file, too.")] = None,
 ) -> None:

@@ -78,6 +78,7 @@ def run(command: list[str], home: Path, packages: int = 0) -> None:
     """Run one step with its output in the install log, counting the packages as they come."""
     path = home / "logs" / "install.log"
     path.parent.mkdir(exist_ok=True)
+    path.touch(mode=0o600)
     # a killed start takes its steps with it, so that none of them writes into the next one's environment
     tied = [sys.executable, "-I", str(LAUNCH), str(os.getpid()), str(int(signal.SIGKILL)), ""]
     seen = 0

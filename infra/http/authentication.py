@@ -124,7 +124,9 @@ class Authenticator:
         except jwt.ExpiredSignatureError:
             raise _unauthorized("exp: the token has expired; get a new one") from None
         except jwt.PyJWTError as wrong:
-            raise _unauthorized(str(wrong)) from None
+            raise _unauthorized(
+                f"{str(wrong).lower()}: not a whole token of ours (triplane token makes one)"
+            ) from None
         except (ValueError, TypeError, OverflowError):
             raise _unauthorized("the token cannot be read") from None
         self._check_life(claims)

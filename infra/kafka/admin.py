@@ -166,7 +166,7 @@ class Admin:
             except KafkaException as failed:
                 error = failed.args[0]
                 if time.monotonic() > give_up or error.code() not in _PASSING:
-                    raise BrokerUnavailable(f"the broker did not answer: {error.str()}") from failed
+                    raise BrokerUnavailable(f"the broker cannot answer now: {error.str()}") from failed
             except TimeoutError as late:
                 raise BrokerUnavailable(f"the broker did not answer within {self._timeout_s:g} s") from late
             await asyncio.sleep(0.2)

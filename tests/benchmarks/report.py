@@ -13,7 +13,7 @@ def lines(case: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     yield f"{case['case']}: {case['events']:,} events"
     if case["asked_events"] < case["usual_events"]:
-        yield f"  too few to judge by: beginnings weigh more than among the usual {case['usual_events']:,}"
+        yield f"  too few to judge by: beginnings weigh more than among the usual {case['usual_events']:,}, so no goal is judged"
     yield (
         f"  {'':<26}{'events/s: min':>14}{'median':>11}{'max':>11}"
         f"{'CPU s: worker':>15}{'database':>10}{'broker':>8}{'us/event':>10}{'RSS MB':>8}{'WAL MB':>8}{'ratio':>9}"
@@ -22,7 +22,7 @@ def lines(case: Mapping[str, Any]) -> Iterator[str]:
     for name, baseline in case["baselines"].items():
         yield from _contestant(name, baseline, case["ratios"].get(name))
     yield from _figures(case)
-    for goal in case["goals"]:
+    for goal in case["goals"] if case["asked_events"] >= case["usual_events"] else ():
         sign = "<=" if goal["at_most"] else ">="
         parts = [
             f"{kind} {sign} {goal[kind]:g}: {'met' if goal[met] else 'NOT MET'}"

@@ -250,6 +250,16 @@ CULPRITS: dict[str, tuple[dict[str, str], list[str]]] = {
         },
         ["doors.Seen", "adopts"],
     ),
+    "an adopter that acts": (
+        {"handlers": "@worker.adopts\nasync def adopt(event: Seen, door: Door) -> Opened: ...\n"},
+        ["handlers.doors.adopt", "must be a `def`"],
+    ),
+    "a fold that acts": (
+        {
+            "projections": "@projection.on\nasync def shut(event: Opened, row: Row1 | None) -> Row1: ...\n",
+        },
+        ["projections.doors.shut", "must be a `def`"],
+    ),
     "a private fact that is adopted": (
         {"handlers": "@worker.adopts\ndef adopt(event: Opened, door: Door) -> Opened: ...\n"},
         ["adopt", "doors.Opened"],

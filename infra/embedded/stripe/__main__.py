@@ -19,6 +19,7 @@ from infra.embedded.stripe.api import Simulator, application
 from infra.embedded.stripe.courier import Courier
 from infra.embedded.stripe.faults import Faults
 from infra.embedded.stripe.store import ROLE, Store, create, open_pool
+from infra.logs import configure
 from infra.settings import Settings, SettingsError
 
 
@@ -80,6 +81,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--home", type=Path, help="state home (default: TRIPLANE_HOME, else .triplane)")
     given = parser.parse_args()
+    configure("stripe")
     # uvicorn ends what it does and then sends itself the signal again: by then all is done.
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(0))
     try:

@@ -95,8 +95,14 @@ def hints_of(function: Function) -> dict[str, Any]:
         ) from None
 
 
-def read(function: Function, message: int = 0, beside: int | None = None) -> Signature:
+def read(
+    function: Function, message: int = 0, beside: int | None = None, *, may_act: bool = False
+) -> Signature:
     """Read a signature: parameter `message` is consumed, `beside` is given by its place, the others are injected."""
+    if inspect.iscoroutinefunction(function) and not may_act:
+        raise WiringError(
+            f"{where(function)}: must be a `def`; only what @worker.on and @worker.finds mark may be an `async def`"
+        )
     hints = hints_of(function)
     parameters = list(inspect.signature(function).parameters)
     if len(parameters) <= max(message, beside or 0):

@@ -62,7 +62,7 @@ def wire_worker(worker: Worker, contracts: dict[str, Contract]) -> DeciderWiring
     for evolver in worker.evolvers:
         reader.evolver(read(evolver, message=1, beside=0))
     for handler in worker.handlers:
-        reader.handler(read(handler))
+        reader.handler(read(handler, may_act=True))
     for adopter in worker.adopters:
         reader.adopter(read(adopter))
     for keeper in worker.keepers:
@@ -77,7 +77,7 @@ def wire_effects(
 ) -> Iterator[EffectWiring]:
     """Wire each `async def` function of a worker as a consumer of its own."""
     for function in worker.handlers:
-        signature = read(function)
+        signature = read(function, may_act=True)
         if not signature.acts:
             continue
         concerned = consumed(signature, contracts)
@@ -89,7 +89,7 @@ def wire_effects(
             topics=tuple(sorted({contract.topic for contract in concerned})),
             consumes=tuple(contract.name for contract in concerned),
             action=signature,
-            finder=read(finder) if finder is not None else None,
+            finder=read(finder, may_act=True) if finder is not None else None,
             decider=decider,
         )
 
