@@ -29,7 +29,8 @@ from infra.kafka.admin import Admin, BrokerUnavailable
 from infra.migrations.migrate import migrate
 from infra.runtime.catalog import Catalog, discover
 from infra.runtime.catalog.schemas import chains
-from infra.settings import Settings, home_path
+from infra.settings import Settings
+from tests.embedded.jars import software
 
 T = TypeVar("T")
 NOWHERE = "http://127.0.0.1:9"
@@ -393,9 +394,10 @@ def order_breaks(
 
 
 @pytest.fixture(scope="session")
-def installation(tmp_path_factory: pytest.TempPathFactory) -> Generator[Installation]:
+def installation(platform: Settings, tmp_path_factory: pytest.TempPathFactory) -> Generator[Installation]:
     """An installation without workers, with a broker and a database that may be broken: nobody else's."""
-    made = Installation(tmp_path_factory.mktemp("installation"), home_path() / "software")
+    assert platform.kafka, "started, so its jars are there"
+    made = Installation(tmp_path_factory.mktemp("installation"), software())
     try:
         made.start()
         yield made

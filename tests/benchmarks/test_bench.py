@@ -9,22 +9,24 @@ from typing import Any
 
 import pytest
 
-from infra.settings import home_path
+from infra.settings import Settings
 from tests.benchmarks import __main__ as command
 from tests.benchmarks.cases import CASES
 from tests.benchmarks.cases.relay import in_order
 from tests.benchmarks.checksum import digest
 from tests.benchmarks.harness import WrongAnswer, measure
 from tests.benchmarks.site import Site
+from tests.embedded.jars import software
 
 EVENTS = 5_000
 """With 2,000 a floor needs less CPU than the clock of the system shows, and the first batch is most of it."""
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Generator[Site]:
+def site(platform: Settings, tmp_path_factory: pytest.TempPathFactory) -> Generator[Site]:
     """Servers that nobody else uses: the benchmark leaves a great many records on the platform's topics."""
-    with command.servers(tmp_path_factory.mktemp("bench"), home_path() / "software") as settings:
+    assert platform.kafka, "started, so its jars are there"
+    with command.servers(tmp_path_factory.mktemp("bench"), software()) as settings:
         made = Site(settings)
         asyncio.run(made.open())
         yield made

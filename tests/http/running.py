@@ -28,6 +28,7 @@ from infra.embedded.process import ROOT, python, surroundings
 from infra.http.authentication import Role
 from infra.http.keys import mint
 from infra.settings import Settings, home_path
+from tests.embedded.jars import software
 
 CHEAP = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """Nothing here speaks TLS; making a context for each client would cost more than the requests."""
@@ -189,11 +190,8 @@ def answers(base: str, path: str, status: int = 200) -> bool:
 def running() -> Generator[Running]:
     """Run a platform in a home of its own, beside the session's."""
     home = home_path() / f"http-{uuid4().hex[:8]}"
-    software = next(
-        it for it in (home_path() / "software", home_path().parent / "software") if (it / "kafka").exists()
-    )
     environment = {name: value for name, value in surroundings().items() if not name.startswith("TRIPLANE_")}
-    command = python("infra.embedded", str(home), str(software))
+    command = python("infra.embedded", str(home), str(software()))
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as servers:
         assert servers.stdout
         platform: Running | None = None
