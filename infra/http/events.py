@@ -72,7 +72,14 @@ def _open(
                 "too_large", f"a batch of {len(events)} events; send at most {MAX_BATCH} at a time"
             )
         return [_one_of_batch(event, now, tenant) for event in events]
-    return [(envelope_of(_attributes(request, tenant), now, inbound=True), body)]
+    attributes = _attributes(request, tenant)
+    if "specversion" not in attributes:
+        raise Unacceptable(
+            "missing_attribute",
+            f"ce_specversion: missing; send the attributes as headers (ce-specversion, ce-id, ce-type, ...), "
+            f"or the whole event in one JSON object as {STRUCTURED}",
+        )
+    return [(envelope_of(attributes, now, inbound=True), body)]
 
 
 def _one_of_batch(event: object, now: datetime, tenant: str) -> tuple[Envelope, bytes] | Unacceptable:

@@ -143,6 +143,7 @@ def answering(answer: Endpoint, parameters: type[BaseModel]) -> ASGIApp:
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope)
+        caller_of(request, Role.ANALYST)  # before anything that is asked is judged
         given = request.query_params.multi_items()
         names = [name for name, _ in given]
         twice = {name for name in names if names.count(name) > 1}

@@ -212,3 +212,11 @@ def test_keys_are_of_two_kinds_and_private_to_their_owner(api: Running, tmp_path
     (tmp_path / "c.public.pem").write_text("not a key")
     with pytest.raises(SettingsError, match=r"c\.public\.pem"):
         load_keys(tmp_path)
+
+
+@pytest.mark.parametrize("authorizations", [(), ("Bearer abc",), ("Basic abc",)])
+def test_who_asks_is_looked_at_before_what(api: Running, authorizations: tuple[str, ...]) -> None:
+    headers = [("Authorization", it) for it in authorizations]
+    answer = plain("GET", f"{api.base}/read/customer_spend/top?nonsense=1", headers=headers)
+    assert answer.status_code == 401
+    assert "Authorization: Bearer" in answer.json()["detail"] or "triplane token" in answer.json()["detail"]

@@ -238,6 +238,7 @@ async def test_binary_mode_names_what_is_missing_or_twice(api: Running) -> None:
     async with api.client() as client:
         bare = await client.post("/events", json=paid())
         assert (bare.status_code, bare.json()["errors"][0]["field"]) == (422, "ce_specversion")
+        assert "application/cloudevents+json" in bare.json()["detail"]
         twice = await client.post("/events", content=b"{}", headers=[*headers().items(), ("ce-id", "other")])
         assert (twice.status_code, twice.json()["errors"][0]["code"]) == (422, "header_twice")
         packed = await client.post(
