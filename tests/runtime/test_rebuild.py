@@ -485,6 +485,7 @@ async def test_workers_of_older_functions_leave_what_newer_ones_have_built_alone
     async with site.working():
         # It crashed, and was started again.
         await site.until(lambda: _red(site, new, "generation 2 is built by other functions"))
+        assert (await said(site, site.catalog))["because"].count("triplane rebuild colours") == 1
         assert await fills(site) == 40
         assert (await site.generations())[2].current(site.wiring(catalog=new))
     async with site.working(new):
@@ -658,7 +659,7 @@ async def test_the_mutant_that_reads_only_what_serves_is_noticed(
     for module in (generating, questions):
         monkeypatch.setattr(module, "READABLE", mutant)
     for seen in await retyped_and_back(site, tmp_path):
-        assert "lack fills" in seen.errors[-1]
+        assert any("lack fills" in it for it in seen.errors), seen
 
 
 async def test_answers_of_earlier_code_say_how_old_they_are(site: Site, tmp_path: Path) -> None:

@@ -68,6 +68,7 @@ async def serve(settings: Settings, host: str, port: int) -> None:
         port,
         log_level="warning",
         access_log=False,
+        log_config=None,
         timeout_graceful_shutdown=2,
         server_header=False,
     )

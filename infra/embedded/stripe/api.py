@@ -14,14 +14,13 @@ from datetime import timedelta
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlencode
 
-import asyncpg
 import structlog
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from infra.embedded.stripe.courier import Courier, Manners
+from infra.embedded.stripe.courier import LOST, Courier, Manners
 from infra.embedded.stripe.faults import AT_EXECUTION, ON_ARRIVAL, Fault, Faults
 from infra.embedded.stripe.forms import Object, Params, Refused, nested
 from infra.embedded.stripe.rules import (
@@ -125,7 +124,7 @@ class Simulator:
                 answer = Answer(refused.status, refused.body)
             except KeyTaken:
                 answer = Answer(409, _UNDER_WAY.body)
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as lost:
+            except LOST as lost:
                 _log.warning("database_failed", error=str(lost))
                 answer = Answer(503, Refused(503, "The simulator's database failed.", type="api_error").body)
             if answer.replayed:

@@ -18,6 +18,7 @@ import structlog
 
 from infra.embedded.stripe.rules import settle
 from infra.embedded.stripe.store import Store, Webhook
+from infra.postgres.database import TRANSIENT
 from infra.stripe.webhooks import EVENT_TYPES
 
 __all__ = ["Courier", "Manners"]
@@ -27,6 +28,9 @@ AT_ONCE: Final = 8
 ANSWER_SECONDS: Final = 10
 POLL_SECONDS: Final = 0.1
 LONGEST_PAUSE_SECONDS: Final = 60
+
+LOST: tuple[type[BaseException], ...] = (asyncpg.PostgresError, *TRANSIENT)
+"""How a database that is away or refuses is noticed."""
 
 _log = structlog.get_logger(__name__)
 
@@ -73,7 +77,7 @@ class Courier:
             try:
                 await self._settle()
                 busy = not self.manners.paused and await self._deliver()
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as lost:
+            except LOST as lost:
                 _log.warning("database_failed", error=str(lost))
                 busy = False
             if not busy:

@@ -24,7 +24,7 @@ from infra.postgres.database import TRANSIENT, Database, Row, open_database
 from infra.runtime.catalog import Catalog, EffectWiring, SagaWiring, Wiring, discover
 from infra.runtime.catalog.schemas import chains
 from infra.runtime.consuming.consumer import label
-from infra.runtime.folding.generations import SELECT, UNFIT, Generation, behind, generation_of
+from infra.runtime.folding.generations import LATER, SELECT, UNFIT, Generation, behind, generation_of
 from infra.runtime.publishing.outbox import BUCKETS
 from infra.settings import Settings
 from sagas import Stuck
@@ -397,6 +397,9 @@ def _add_counters(part: Part, row: Row) -> None:
     # Of a generation that is behind this code, too, it is not the process that is behind.
     if stopped is not None and not (part.behind and UNFIT in stopped):
         part.red.append(f"stopped: {stopped}")
+        if LATER in stopped:
+            # What serves is of later code than that process's, which may be this one's, too: it names both remedies.
+            part.behind = None
     for name, number in counters.items():
         part.counters[name] = part.counters.get(name, 0) + int(number)
 

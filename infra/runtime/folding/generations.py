@@ -28,7 +28,8 @@ Standing = Literal["building", "active", "standby", "retired"]
 MIXED: Final = 0
 """The code of a generation that more than one code has folded: no code's digest."""
 UNFIT: Final = "rows of another shape than the code of this process"
-"""Part of what a process shows of a generation that it does not fold."""
+LATER: Final = "is built by other functions than this process has"
+"""Parts of what a process shows of a generation that it does not fold."""
 
 SELECT: Final = """SELECT projection, generation, shape, code, standing, candidate, views::text AS views, switched_at, builder, operator,
     host, pid, building_since, coalesce(expires_at < now(), true) AS expired FROM projections.generations"""
@@ -139,6 +140,14 @@ def unfit(wiring: ProjectionWiring, generation: Generation) -> str:
     return (
         f"generation {generation.number} has {UNFIT}: start it again with the release that built them; "
         f"if this is the newer, run: triplane rebuild {wiring.projection.name}"
+    )
+
+
+def later(wiring: ProjectionWiring, generation: Generation) -> str:
+    """Say why a process does not fold a generation that was built after its own code was deployed."""
+    return (
+        f"generation {generation.number} {LATER}: start it again with the release that built it; "
+        f"if this is the one to go on with, run: triplane rebuild {wiring.projection.name}"
     )
 
 

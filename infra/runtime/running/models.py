@@ -25,6 +25,7 @@ from infra.runtime.folding.generations import (
     Generation,
     behind,
     generations,
+    later,
     mix,
     of_standing,
     released,
@@ -138,11 +139,7 @@ class Models:
             return unfit(wiring, generation)
         if generation.number > self._known[wiring.name] and not generation.current(wiring):
             # Whoever has built it since this code was deployed has later code.
-            return (
-                f"generation {generation.number} is built by other functions than this process has: "
-                "start it again with the release that built it; "
-                f"if this is the one to go on with, run: triplane rebuild {wiring.projection.name}"
-            )
+            return later(wiring, generation)
         return None
 
     async def _end(self, at: tuple[str, int]) -> None:
