@@ -52,10 +52,10 @@ def hurried() -> None:
     put(effects, LEASE_S=5.0, CALL_S=3.0)
 
 
-def mortal() -> None:
-    """No mutant: two seconds after each consumer's client has come, a task that it needs dies: another one each time."""
+def mortal(*names: str) -> None:
+    """No mutant: two seconds after each consumer's client has come, a task that it needs dies (of `names`): another one each time."""
     join = Reader._join
-    deaths = cycle(DEATHS.values())
+    deaths = cycle(DEATHS[name] for name in names or DEATHS)
 
     async def die(consumer: Any) -> None:
         await asyncio.sleep(DIES_AFTER_S)
@@ -70,12 +70,12 @@ def mortal() -> None:
 
 
 def unaware() -> None:
-    """Its clients die, too, and nobody looks."""
+    """Its clients die of what stops them at once, and nobody looks."""
 
     def alive(_: object) -> None:
         return
 
-    mortal()
+    mortal("fetches")
     put(connections, lost=alive)
 
 
