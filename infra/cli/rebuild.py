@@ -101,7 +101,6 @@ async def _rebuild(wiring: ProjectionWiring, parallel: int, why: str, *, yes: bo
     from infra.runtime.operating.rebuilding import Rebuild
 
     model = wiring.projection.name
-    passing: tuple[type[BaseException], ...] = TRANSIENT
     progress = Progress()
 
     async with _opened() as (engine, stop):
@@ -122,7 +121,7 @@ async def _rebuild(wiring: ProjectionWiring, parallel: int, why: str, *, yes: bo
         asker = Asker(getpass.getuser(), why, tell, agree)
         try:
             done = await Rebuild(engine, wiring, asker, processes=parallel).run(stop)
-        except passing as away:
+        except TRANSIENT as away:
             msg = f"the database is away ({away}); what is built is kept, go on: triplane rebuild {model}"
             raise CommandError(msg) from away
     progress.line()

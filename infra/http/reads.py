@@ -7,7 +7,7 @@ What comes back says how fresh it is. A read model that does not show the messag
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from typing import Annotated, Any, Final, Literal
@@ -143,21 +143,26 @@ def answering(answer: Endpoint, parameters: type[BaseModel]) -> ASGIApp:
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope)
-        caller_of(request, Role.ANALYST)  # before anything that is asked is judged
         given = request.query_params.multi_items()
         names = [name for name, _ in given]
         twice = {name for name in names if names.count(name) > 1}
         if twice:
             error = {"loc": (min(twice),), "type": "twice", "msg": "stands twice; send it once"}
-            raise refused_parameters([error])
+            raise _misasked(request, [error])
         try:
             asked = parameters.model_validate(dict(given))
         except ValidationError as wrong:
-            raise refused_parameters(wrong.errors()) from None
+            raise _misasked(request, wrong.errors()) from None
         response = await answer(request, asked)
         await response(scope, receive, send)
 
     return app
+
+
+def _misasked(request: Request, errors: Sequence[Any]) -> Problem:
+    """Say what is wrong with the parameters, but only to whoever may ask."""
+    caller_of(request, Role.ANALYST)
+    return refused_parameters(errors)
 
 
 async def _answer(services: Services, caller: Caller, question: Question, asked: Paging) -> Response:

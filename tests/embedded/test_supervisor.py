@@ -171,6 +171,7 @@ async def test_a_deaf_process_is_killed(tmp_path: Path, told: Told, monkeypatch:
     await when(tmp_path, "deaf", 1)
     (pid,) = [it.pid for it in orphans(tmp_path)]
     await supervisor.stop()
+    assert orphans(tmp_path) == []
     assert not psutil.pid_exists(pid), "it was not waited for"
 
 

@@ -649,6 +649,7 @@ async def test_servers_of_either_code_answer_through_a_retyping_switch_and_back(
     earlier, later = await retyped_and_back(site, tmp_path)
     assert (earlier.errors, earlier.dips, earlier.fills) == ([], [], {int})
     assert (later.errors, later.dips, later.fills) == ([], [], {str})
+    assert min(earlier.asked, later.asked) > 20
 
 
 async def test_the_mutant_that_reads_only_what_serves_is_noticed(
@@ -659,7 +660,7 @@ async def test_the_mutant_that_reads_only_what_serves_is_noticed(
     for module in (generating, questions):
         monkeypatch.setattr(module, "READABLE", mutant)
     for seen in await retyped_and_back(site, tmp_path):
-        assert any("lack fills" in it for it in seen.errors), seen
+        assert "lack fills" in seen.errors[-1]
 
 
 async def test_answers_of_earlier_code_say_how_old_they_are(site: Site, tmp_path: Path) -> None:
@@ -771,8 +772,11 @@ async def test_what_somebody_went_back_from_and_nobody_folds_is_not_under_way(si
         behind = "UPDATE projections.checkpoints SET next_offset = 0 WHERE consumer = 'projections.colours'"
         await site.fetch(f"{behind} AND generation = 2")
         assert await unread(engine) == before
+        (read,) = await site.fetch(
+            "SELECT sum(next_offset)::int AS far FROM projections.checkpoints WHERE consumer = 'projections.colours' AND generation = 1"
+        )
         await site.fetch(f"{behind} AND generation = 1")
-        assert await unread(engine) > before
+        assert await unread(engine) == before + read["far"] >= before + 20
 
 
 async def test_nobody_goes_back_while_the_next_one_is_built(site: Site) -> None:

@@ -175,6 +175,9 @@ async def readable(database: Fetches, wiring: ProjectionWiring, rows: ReadModel)
     )
     stored: dict[str, str] = json.loads(serves[0]["columns"] or "{}") if serves else {}
     lacking = [name for name, kind in kinds(rows.row, rows.view).items() if stored.get(name) != kind]
+    if not lacking:
+        # What has all of them was switched to in between.
+        return await readable(database, wiring, rows)
     raise Behind(
         f"{model}: the rows that serve were built by other code (they lack {', '.join(lacking)}); "
         f"if this is the newer, run: triplane rebuild {model}; if not, start this process again with the newer"
